@@ -1,0 +1,176 @@
+"""The recipe: one pydantic model that says everything a run does, read from YAML, shown as a form in the UI.
+
+It is printed in full at the start of a run and stored in the manifest. It holds no secret: keys are named by the
+environment variable that has them.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class MmebSource(Section):
+    """MMEB-train as downloaded: `root/<Subset>/<split>-*.parquet`, images under `root/`."""
+
+    kind: Literal["mmeb"] = "mmeb"
+    root: str = Field(description="Folder that holds the subsets' folders and images/")
+    subsets: list[str] = Field(default=[], description="Subset names; empty means every subset found under root")
+    split: Literal["original", "diverse_instruction"] = "original"
+    limit: int = Field(default=50_000, ge=1, description="Pairs drawn per subset: min(size, limit)")
+
+
+class LlavaHoundSource(Section):
+    """LLaVA-Hound (ShareGPTVideo): `root/video_instruction/train/sft/*.jsonl` and `root/train_300k/`."""
+
+    kind: Literal["llava_hound"] = "llava_hound"
+    root: str
+    builders: list[Literal["caption_retrieval", "video_retrieval", "qa"]] = [
+        "caption_retrieval",
+        "video_retrieval",
+        "qa",
+    ]
+    frames: int = Field(default=8, ge=1, le=64, description="Frames per clip")
+    limit: int = Field(default=300_000, ge=1, description="Pairs drawn per builder")
+
+
+class VidoreSource(Section):
+    """ViDoRe colpali_train_set: `root/data/train-*.parquet` with image cells."""
+
+    kind: Literal["vidore"] = "vidore"
+    root: str
+    limit: int = Field(default=1_000_000, ge=1)
+
+
+class VisragSource(Section):
+    """VisRAG in-domain training data: `root/data/train-*.parquet` with image cells."""
+
+    kind: Literal["visrag"] = "visrag"
+    root: str
+    limit: int = Field(default=1_000_000, ge=1)
+
+
+Source = Annotated[MmebSource | LlavaHoundSource | VidoreSource | VisragSource, Field(discriminator="kind")]
+
+
+class MiniatureWorld(Section):
+    """Write the procedural world in the upstream formats before sampling it."""
+
+    root: str = Field(default="runs/miniature-world", description="Where the world is written")
+    pairs: int = Field(default=1_600, ge=50, description="Training pairs, about")
+    held_out: int = Field(default=240, ge=20, description="Held-out pairs, about")
+    seed: int = 0
+
+
+class Completion(Section):
+    """How the annotator samples."""
+
+    temperature: float = Field(default=1.0, ge=0)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    max_tokens: int = Field(default=8_704, ge=16, description="8,192 tokens of reasoning and an answer")
+    seed: int = 0
+
+
+class Embedded(Section):
+    """The annotator a run starts, waits for and stops itself when no endpoints are given."""
+
+    backend: Literal["auto", "vllm", "transformers"] = Field(
+        default="auto", description="auto: vLLM where it is installed, otherwise transformers"
+    )
+    max_model_len: int = Field(default=16_384, ge=256)
+    max_num_seqs: int = Field(default=64, ge=1)
+    kv_cache_gib: int = Field(default=1, ge=1, description="CPU only: memory for the KV cache")
+    arguments: list[str] = Field(default=[], description="Further arguments for `vllm serve`")
+    start_timeout_s: float = 900
+
+
+class Annotation(Section):
+    model: str = Field(description="The annotator: a folder or a hub name; as the endpoints call it")
+    endpoints: list[str] = Field(
+        default=[], description="OpenAI-compatible base URLs, as http://host:8000/v1; empty: embedded"
+    )
+    api_key_env: str = Field(default="", description="Name of the environment variable with the endpoints' key")
+    completion: Completion = Completion()
+    embedded: Embedded = Embedded()
+    concurrency: int = Field(default=64, ge=1, description="Requests in flight, per endpoint")
+    request_timeout_s: float = Field(default=600, gt=0)
+    deadline_s: float = Field(default=1_800, gt=0, description="A side is given up this long after its first failure")
+    shard_rows: int = Field(default=8_192, ge=1, description="Distinct sides per shard")
+
+
+class Filters(Section):
+    """UME-R1 section 2. Scores are stored, so other thresholds need no new generation."""
+
+    tokenizer: str = Field(default="", description="Counts reasoning tokens; empty: the annotator's own")
+    max_reasoning_tokens: int = Field(default=8_192, ge=1)
+    repeat_min_count: float = Field(default=4, gt=1, description="Contiguous copies of a span that make a loop")
+    repeat_min_tokens: int = Field(default=24, ge=2, description="Tokens the copies must cover together")
+
+
+class Publishing(Section):
+    shard_rows: int = Field(default=20_000, ge=1)
+    rl_pairs: int = Field(default=11_136, ge=0)
+    rl_image_sources: list[str] = Field(
+        default=["mmeb/OK-VQA", "mmeb/ChartQA", "mmeb/CIRR", "mmeb/A-OKVQA", "mmeb/Visual7W"],
+        description="Image sources the RL set may draw from (appendix D); empty: all",
+    )
+
+
+class Validation(Section):
+    min_kept_fraction: float = Field(default=0.5, ge=0, le=1, description="Of the pairs, over the data set")
+    min_shard_kept_fraction: float = Field(default=0.2, ge=0, le=1, description="Of the sides, in every shard")
+    max_error_fraction: float = Field(default=0.05, ge=0, le=1, description="Sides that could not be annotated")
+    min_pairs: int = Field(default=1, ge=0, description="Rows in cold_start")
+    sample_rows: int = Field(default=10_000, ge=1)
+
+
+class Training(Section):
+    """Stage 1. Defaults follow the paper where a machine allows."""
+
+    model: str = Field(default="Qwen/Qwen2-VL-2B-Instruct", description="Folder, hub name, or `miniature`")
+    enabled: bool = True
+    steps: int = Field(default=5_000, ge=1)
+    batch_pairs: int = Field(default=1_024, ge=2)
+    learning_rate: float = Field(default=5e-5, gt=0)
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    warmup_steps: int = Field(default=150, ge=0)
+    temperature: float = Field(default=0.02, gt=0)
+    max_tokens: int = Field(default=12_288, ge=64)
+    checkpoint_every: int = Field(default=500, ge=1)
+    seed: int = 0
+
+
+class Evaluation(Section):
+    sources: list[Source] = Field(default=[], description="Held-out pairs; empty: training ends without evaluation")
+    max_new_tokens: int = Field(default=8_192, ge=8)
+    batch: int = Field(default=16, ge=1)
+
+
+class Recipe(Section):
+    """One data set and one model: where pairs come from, how they are annotated, filtered, published, trained on."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", description="Short name, shown in the UI")
+    output: str = Field(description="Where the data set's versions are written: a folder or any fsspec URI")
+    seed: int = 0
+    miniature: MiniatureWorld | None = None
+    sources: list[Source] = Field(min_length=1)
+    annotation: Annotation
+    filters: Filters = Filters()
+    publishing: Publishing = Publishing()
+    validation: Validation = Validation()
+    training: Training = Training()
+    evaluation: Evaluation = Evaluation()
+    workers: int = Field(default=2, ge=1, description="Shards in progress at a time")
+
+    @field_validator("output")
+    @classmethod
+    def _no_trailing_slash(cls, value: str) -> str:
+        return value.rstrip("/")
+
+    def dump(self) -> dict[str, Any]:
+        return self.model_dump(mode="json")

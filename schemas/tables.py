@@ -1,0 +1,146 @@
+"""The Arrow schema of every table, one each. The version stands in the file's metadata and in the manifest.
+
+A change that a reader must know of raises SCHEMA_VERSION.
+"""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+SCHEMA_VERSION = "1"
+
+MEDIA = pa.struct(
+    [
+        ("kind", pa.string()),
+        ("uri", pa.string()),
+        ("member", pa.string()),
+        ("frames", pa.list_(pa.string())),
+        ("content_hash", pa.string()),
+        ("size", pa.int64()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+    ]
+)
+SIDE = pa.struct([("text", pa.string()), ("media", pa.list_(MEDIA))])
+
+
+def _schema(fields: list[tuple[str, pa.DataType]]) -> pa.Schema:
+    return pa.schema(fields, metadata={"umer1.schema_version": SCHEMA_VERSION})
+
+
+PAIRS = _schema(
+    [
+        ("pair_id", pa.string()),
+        ("source", pa.string()),
+        ("modality", pa.string()),
+        ("query_key", pa.string()),
+        ("target_key", pa.string()),
+        ("query", SIDE),
+        ("target", SIDE),
+        ("negatives", pa.list_(SIDE)),
+    ]
+)
+
+# Rows that never became a pair, each with its reason: nothing that was read is lost without a word.
+REJECTIONS = _schema(
+    [
+        ("source", pa.string()),
+        ("row", pa.string()),
+        ("reason", pa.string()),
+        ("detail", pa.string()),
+    ]
+)
+
+# The distinct sides of all pairs: what is sent to the annotator, once each. `uses` counts the pairs' sides it serves.
+SIDES = _schema(
+    [
+        ("side_key", pa.string()),
+        ("source", pa.string()),
+        ("modality", pa.string()),
+        ("uses", pa.int32()),
+        ("text", pa.string()),
+        ("media", pa.list_(MEDIA)),
+    ]
+)
+
+# `completion` is what the model wrote, tags and box tokens kept. A side that could not be annotated has an empty
+# completion, finish_reason "error" and the error's kind and text.
+ANNOTATIONS = _schema(
+    [
+        ("side_key", pa.string()),
+        ("source", pa.string()),
+        ("completion", pa.string()),
+        ("finish_reason", pa.string()),
+        ("prompt_tokens", pa.int32()),
+        ("completion_tokens", pa.int32()),
+        ("attempts", pa.int32()),
+        ("round", pa.int32()),
+        ("seconds", pa.float32()),
+        ("annotator", pa.string()),
+        ("error", pa.string()),
+    ]
+)
+
+# All reasons and scores of a side, and the parts the parser found, so that publishing only joins.
+VERDICTS = _schema(
+    [
+        ("side_key", pa.string()),
+        ("source", pa.string()),
+        ("kept", pa.bool_()),
+        ("reasons", pa.list_(pa.string())),
+        ("reasoning", pa.string()),
+        ("summary", pa.string()),
+        ("reasoning_tokens", pa.int32()),
+        ("repeat_period", pa.int32()),
+        ("repeat_count", pa.float32()),
+        ("repeat_tokens", pa.int32()),
+        ("completion_tokens", pa.int32()),
+        ("uses", pa.int32()),
+    ]
+)
+
+# Trainer-ready: `query_prompt`/`target_prompt` are the user turns' text (media stand before it), `*_response` the
+# assistant turns. `query_key`/`target_key` tell equal sides, which are no negatives of each other.
+COLD_START = _schema(
+    [
+        ("pair_id", pa.string()),
+        ("source", pa.string()),
+        ("modality", pa.string()),
+        ("query_key", pa.string()),
+        ("target_key", pa.string()),
+        ("query_prompt", pa.string()),
+        ("query_media", pa.list_(MEDIA)),
+        ("query_response", pa.string()),
+        ("target_prompt", pa.string()),
+        ("target_media", pa.list_(MEDIA)),
+        ("target_response", pa.string()),
+        ("negatives", pa.list_(SIDE)),
+    ]
+)
+
+# Pairs for reinforcement learning. `origin`: `rejected` by the filters, or also in `cold_start`.
+RL = _schema(
+    [
+        ("pair_id", pa.string()),
+        ("source", pa.string()),
+        ("modality", pa.string()),
+        ("origin", pa.string()),
+        ("query_key", pa.string()),
+        ("target_key", pa.string()),
+        ("query_prompt", pa.string()),
+        ("query_media", pa.list_(MEDIA)),
+        ("target_prompt", pa.string()),
+        ("target_media", pa.list_(MEDIA)),
+        ("negatives", pa.list_(SIDE)),
+    ]
+)
+
+TABLES: dict[str, pa.Schema] = {
+    "pairs": PAIRS,
+    "rejections": REJECTIONS,
+    "sides": SIDES,
+    "annotations": ANNOTATIONS,
+    "verdicts": VERDICTS,
+    "cold_start": COLD_START,
+    "rl": RL,
+}

@@ -1,0 +1,55 @@
+"""One small hierarchy. Every message says what happened, where (file, row, field) and what to do about it."""
+
+from __future__ import annotations
+
+
+class Umer1Error(Exception):
+    """A failure a person can act on. `remedy` is the sentence that says how."""
+
+    def __init__(self, message: str, remedy: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.remedy}".strip()
+
+    def __reduce__(self) -> tuple[type[Umer1Error], tuple[str, str]]:
+        # Prefect pickles the exceptions of tasks; the default loses every argument but the first.
+        return type(self), (self.message, self.remedy)
+
+
+class RecipeError(Umer1Error):
+    """The recipe does not say what it must, or says it wrongly."""
+
+
+class SourceError(Umer1Error):
+    """A source as a whole cannot be read: a missing folder, file or column."""
+
+
+class StorageError(Umer1Error):
+    """A table cannot be written or read: no space, no permission, a damaged shard."""
+
+
+class ValidationFailed(Umer1Error):
+    """A data set does not meet its expectations; nothing is trained on it."""
+
+
+class BadInput(Umer1Error):
+    """One row cannot be used. It becomes a recorded rejection; `reason` is its word in the funnel."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
+
+    def __reduce__(self) -> tuple[type[BadInput], tuple[str, str]]:
+        return type(self), (self.reason, self.detail)
+
+
+class Transient(Umer1Error):
+    """The same request may succeed later: a busy, restarting or unreachable server."""
+
+
+class Fatal(Umer1Error):
+    """No request can succeed until a person acts: a wrong model name, a refused key, an unreachable annotator."""

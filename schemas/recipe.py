@@ -7,6 +7,7 @@ environment variable that has them.
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -90,7 +91,9 @@ class Embedded(Section):
 
 
 class Annotation(Section):
-    model: str = Field(description="The annotator: a folder or a hub name; as the endpoints call it")
+    model: str = Field(
+        description="The annotator as the endpoints call it; embedded: a folder, a hub name or `miniature`"
+    )
     endpoints: list[str] = Field(
         default=[], description="OpenAI-compatible base URLs, as http://host:8000/v1; empty: embedded"
     )
@@ -101,6 +104,14 @@ class Annotation(Section):
     request_timeout_s: float = Field(default=600, gt=0)
     deadline_s: float = Field(default=1_800, gt=0, description="A side is given up this long after its first failure")
     shard_rows: int = Field(default=8_192, ge=1, description="Distinct sides per shard")
+
+    @field_validator("endpoints")
+    @classmethod
+    def _no_credentials(cls, value: list[str]) -> list[str]:
+        for endpoint in value:
+            if "@" in urlsplit(endpoint).netloc:
+                raise ValueError("an endpoint must not hold a password; name its variable in api_key_env")
+        return value
 
 
 class Filters(Section):
@@ -166,6 +177,7 @@ class Recipe(Section):
     training: Training = Training()
     evaluation: Evaluation = Evaluation()
     workers: int = Field(default=2, ge=1, description="Shards in progress at a time")
+    runner: Literal["threads", "ray"] = Field(default="threads", description="Where shards run; ray needs the extra")
 
     @field_validator("output")
     @classmethod

@@ -191,14 +191,25 @@ class TarReader:
 
     def __init__(self, uri: str) -> None:
         self._lock = threading.Lock()
-        self._tar = tarfile.open(fileobj=cast(IO[bytes], fsspec.open(uri, "rb").open()), mode="r:*")
-        self.members = {m.name.removeprefix("./"): m for m in self._tar if m.isfile()}
+        tar = tarfile.open(fileobj=cast(IO[bytes], fsspec.open(uri, "rb").open()), mode="r:*")
+        self._stream = cast(IO[bytes], tar.fileobj)
+        self.members: dict[str, tuple[int, int]] = {}  # name: (offset, size); a TarInfo each would take gigabytes
+        while (member := tar.next()) is not None:
+            if member.isfile():
+                self.members[member.name.removeprefix("./")] = (member.offset_data, member.size)
+            tar.members.clear()  # type: ignore[attr-defined]
 
     def read(self, names: Sequence[str]) -> list[bytes]:
         with self._lock:
-            ordered = sorted(set(names), key=lambda name: self.members[name].offset_data)
-            data = {name: cast(IO[bytes], self._tar.extractfile(self.members[name])).read() for name in ordered}
+            data = {name: self._at(*self.members[name]) for name in sorted(set(names), key=lambda n: self.members[n])}
         return [data[name] for name in names]
+
+    def _at(self, offset: int, size: int) -> bytes:
+        self._stream.seek(offset)
+        data = self._stream.read(size)
+        if len(data) < size:
+            raise EOFError("unexpected end of data")
+        return data
 
 
 @lru_cache(maxsize=32)

@@ -12,6 +12,19 @@ from pydantic import BaseModel, ValidationError
 from schemas.recipe import Recipe, Section
 from umer1_core.errors import RecipeError
 
+MINIATURE = "miniature"  # the name under which recipes call the models that ship with the package
+MINIATURE_FOLDER = Path(__file__).parent / "miniature"
+
+
+def locate_model(name: str) -> str:
+    """Where a model lies: a folder or hub name is itself; `miniature` is the teacher that ships with the package."""
+    return str(MINIATURE_FOLDER / "teacher") if name == MINIATURE else name
+
+
+def miniature_recipe() -> Recipe:
+    """The recipe behind `make quickstart`."""
+    return load_recipe(MINIATURE_FOLDER / "recipe.yaml")
+
 
 def load_recipe(path: str | Path) -> Recipe:
     """Read a recipe. Raises RecipeError that names the field and, for a typo, the field that was meant."""
@@ -24,7 +37,7 @@ def load_recipe(path: str | Path) -> Recipe:
         raise RecipeError(f"{file} is not valid YAML: {error}.") from error
     if not isinstance(content, dict):
         raise RecipeError(f"{file} holds no fields.", "See deploy/recipes/ for an example.")
-    return parse_recipe(content, str(file))
+    return absolute(parse_recipe(content, str(file)))
 
 
 def parse_recipe(content: dict[str, Any], where: str = "the recipe") -> Recipe:
@@ -35,10 +48,30 @@ def parse_recipe(content: dict[str, Any], where: str = "the recipe") -> Recipe:
         raise RecipeError(f"{where} has {len(lines)} mistake(s):\n  " + "\n  ".join(lines)) from error
 
 
+def absolute(recipe: Recipe) -> Recipe:
+    """Relative folders are taken from where the command runs: the worker may run elsewhere."""
+    sources = [source.model_copy(update={"root": _absolute(source.root)}) for source in recipe.sources]
+    held_out = [source.model_copy(update={"root": _absolute(source.root)}) for source in recipe.evaluation.sources]
+    world = recipe.miniature
+    changes: dict[str, Any] = {
+        "output": _absolute(recipe.output),
+        "sources": sources,
+        "evaluation": recipe.evaluation.model_copy(update={"sources": held_out}),
+        "miniature": world and world.model_copy(update={"root": _absolute(world.root)}),
+    }
+    return recipe.model_copy(update=changes)
+
+
+def _absolute(uri: str) -> str:
+    return uri if "://" in uri else str(Path(uri).expanduser().absolute())
+
+
 def _explain(item: Any) -> str:
     field = ".".join(str(part) for part in item["loc"])
     if item["type"] != "extra_forbidden":
-        return f"{field}: {item['msg']} (got {item['input']!r:.80})"
+        # A validator of ours says all that is needed, and what was given may be a secret.
+        given = "" if item["type"] == "value_error" else f" (got {item['input']!r:.80})"
+        return f"{field}: {item['msg']}{given}"
     known = _field_names(Recipe)
     close = difflib.get_close_matches(str(item["loc"][-1]), known, n=1)
     return f"{field}: there is no such field." + (f" Did you mean `{close[0]}`?" if close else "")

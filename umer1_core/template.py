@@ -79,7 +79,8 @@ def parse_annotation(raw: str, truncated: bool = False) -> Response:
         return Response("", "", "", _form_problem(raw))
     reasoning, answer = match.group(1).strip(), match.group(2)
     if any(tag in reasoning or tag in answer for tag in _TAGS):
-        return Response(reasoning, answer, "", "nested_tags")
+        only_closed_early = not any(tag in reasoning + answer for tag in _TAGS[:3])
+        return Response(reasoning, answer, "", "text_outside_tags" if only_closed_early else "nested_tags")
     if truncated and ANSWER_CLOSE not in raw:
         return Response(reasoning, answer, "", "truncated")
     summary = clean_summary(answer)

@@ -99,7 +99,9 @@ def resolve(location: str) -> Store:
 @contextlib.contextmanager
 def exclusive(root: str, what: str) -> Iterator[None]:
     """One writer per root on a machine. Raises StorageError when another process holds it; freed by the kernel."""
-    with open(_lock_file(root, what), "w") as file:
+    path = _lock_file(root, what)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -109,6 +111,8 @@ def exclusive(root: str, what: str) -> Iterator[None]:
 
 def is_held(root: str, what: str) -> bool:
     """Whether a process of this machine is at work on a root."""
+    if not _lock_file(root, what).exists():
+        return False
     try:
         with exclusive(root, what):
             return False
@@ -119,11 +123,8 @@ def is_held(root: str, what: str) -> bool:
 def local_folder(store: Store, name: str) -> Path:
     """A folder on this machine's disk for a store's journals, logs and checkpoints: inside it where it is local."""
     if store.local:
-        folder = Path(store.path) / name
-    else:
-        folder = Path.home() / ".cache" / "umer1" / blake3(store.root.encode()).hexdigest()[:16] / name
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+        return Path(store.path) / name
+    return Path.home() / ".cache" / "umer1" / blake3(store.root.encode()).hexdigest()[:16] / name
 
 
 def _lock_file(root: str, what: str) -> Path:

@@ -13,6 +13,7 @@ from blake3 import blake3
 from schemas.recipe import Annotation, Completion
 from umer1_core.media import data_url
 from umer1_core.pairs import Side
+from umer1_core.recipes import locate_model
 from umer1_core.store import fingerprint
 from umer1_core.template import ANNOTATION_PROMPT_VERSION, annotation_text
 
@@ -46,7 +47,7 @@ def request_seed(side_key: str, completion: Completion, round_: int) -> int:
 
 def annotator_fingerprint(annotation: Annotation) -> str:
     """Model (and its content, for a local folder), prompt version and sampling: what an answer depends on."""
-    model = _folder_content(annotation.model) or annotation.model
+    model = _folder_content(locate_model(annotation.model)) or annotation.model
     return fingerprint(model, ANNOTATION_PROMPT_VERSION, annotation.completion.model_dump())
 
 

@@ -23,6 +23,7 @@ from typing import Literal
 from schemas.recipe import Annotation
 from umer1_core.compat import PARENT_VARIABLE
 from umer1_core.errors import Fatal
+from umer1_core.recipes import locate_model
 
 Backend = Literal["vllm-gpu", "vllm-cpu", "transformers"]
 _STOP_SECONDS = 20
@@ -87,11 +88,13 @@ def _announcement(backend: Backend, model: str, log: Path) -> str:
 
 
 def _command(backend: Backend, annotation: Annotation, port: int) -> list[str]:
-    embedded, model = annotation.embedded, annotation.model
+    embedded, folder = annotation.embedded, locate_model(annotation.model)
     if backend == "transformers":
         module = "umer1_core.annotation.transformers_server"
-        return [sys.executable, "-m", module, model, "--port", str(port), "--batch", str(embedded.max_num_seqs)]
-    command = [str(Path(sys.executable).with_name("umer1-vllm")), "serve", model, "--served-model-name", model]
+        command = [sys.executable, "-m", module, folder, "--served-model-name", annotation.model]
+        return [*command, "--port", str(port), "--batch", str(embedded.max_num_seqs)]
+    command = [str(Path(sys.executable).with_name("umer1-vllm")), "serve", folder]
+    command += ["--served-model-name", annotation.model]
     command += ["--host", "127.0.0.1", "--port", str(port), "--generation-config", "vllm"]
     command += ["--max-model-len", str(embedded.max_model_len), "--max-num-seqs", str(embedded.max_num_seqs)]
     if backend == "vllm-cpu":
@@ -101,7 +104,7 @@ def _command(backend: Backend, annotation: Annotation, port: int) -> list[str]:
 
 def _environment(backend: Backend, annotation: Annotation) -> dict[str, str]:
     environment = os.environ | {"VLLM_NO_USAGE_STATS": "1", PARENT_VARIABLE: str(os.getpid())}
-    if Path(annotation.model).is_dir():
+    if Path(locate_model(annotation.model)).is_dir():
         environment["HF_HUB_OFFLINE"] = "1"
     if backend == "vllm-cpu":
         # Left to itself the CPU build takes most of the memory for its KV cache and dies of it.

@@ -60,3 +60,14 @@ class ParentAnnotations:
             pairs = zip(same["side_key"].to_pylist(), same["round"].to_pylist(), strict=True)
             rounds.update({key: round_ + 1 for key, round_ in pairs if key not in kept})
         return rounds
+
+
+def needs_reannotation(store: Store, annotator: str) -> bool:
+    """Whether any side of a finished version was rejected, failed, or asked of another annotator than today's."""
+    for entry in store.entries("verdicts"):
+        if not pc.all(store.read_shard("verdicts", entry.shard, ["kept"])["kept"]).as_py():
+            return True
+        by = store.read_shard("annotations", entry.shard, ["annotator"])["annotator"]
+        if pc.any(pc.not_equal(by, annotator)).as_py():
+            return True
+    return False

@@ -155,11 +155,12 @@ class ChatServer:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("model")
+    parser.add_argument("--served-model-name", default="")
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--batch", type=int, default=16)
     arguments = parser.parse_args()
     end_with_parent()
-    server = ChatServer(arguments.model, Generator(arguments.model), arguments.batch)
+    server = ChatServer(arguments.served_model_name or arguments.model, Generator(arguments.model), arguments.batch)
     web.run_app(server.application(), host="127.0.0.1", port=arguments.port)
 
 

@@ -164,7 +164,9 @@ def _mmeb_text(side: SideSample, line_break: bool) -> str:
 def _write_llava_hound(writer: _Writer, captions: int, questions: int) -> None:
     text_folder = writer.root / "llava_hound" / "video_instruction" / "train" / "sft"
     text_folder.mkdir(parents=True, exist_ok=True)
-    caption_records, question_records, archived = [], [], []
+    caption_records: list[dict[str, Any]] = []
+    question_records: list[dict[str, Any]] = []
+    archived: list[tuple[str, dict[str, bytes]]] = []
     pairs = _distinct_pairs(writer, "llava_hound/caption_retrieval", captions, lambda p: p.query.picture)
     asked = _distinct_pairs(writer, "llava_hound/qa", questions, lambda p: (p.query.picture, p.content))
     asked += [_caption_as_question(writer.rng, p) for p in pairs[: round(questions * _CAPTIONS_AMONG_QUESTIONS)]]
@@ -197,7 +199,7 @@ def _caption_as_question(rng: random.Random, pair: PairSample) -> PairSample:
 
 
 def _frames(writer: _Writer, picture: object) -> dict[str, bytes]:
-    """Eight frames or more, of which eight are looked at; the names have leading zeros in most clips and none in some, as upstream."""
+    """Eight frames or more; the names have leading zeros in most clips and none in some, as upstream."""
     assert isinstance(picture, Clip)
     width = 4 if writer.rng.random() < 0.7 else 1
     images = render_frames(picture, writer.rng, writer.rng.choice(_FRAME_COUNTS))
@@ -243,7 +245,7 @@ def _write_vidore(writer: _Writer, count: int) -> None:
         writer.note(pair, [data], [])
         constant = {"source": "pdf", "options": "None", "model": "None", "prompt": "", "answer_type": "None"}
         words = {"image_filename": name, "query": pair.content, "answer": pair.target.text, "page": str(index)}
-        rows.append({"image": {"bytes": data, "path": Path(name).name}} | words | constant)
+        rows.append({"image": {"bytes": data, "path": Path(name).name}, **words, **constant})
     names = ("image_filename", "query", "answer", "source", "options", "page", "model", "prompt", "answer_type")
     schema = pa.schema([("image", _IMAGE_CELL), *((name, pa.string()) for name in names)])
     _write_table(writer.root / "vidore" / "colpali_train_set", rows, schema)

@@ -239,11 +239,12 @@ def _video_retrieval(rng: random.Random, split: Split) -> PairSample:
 def _video_qa(rng: random.Random, split: Split) -> PairSample:
     clip = draw_clip(rng, split)
     name = f"{clip.size} {clip.colour} {clip.shape}"
+    moving = (f"The {name} moves {clip.direction}.", f"{name} moving {clip.direction}")
     forms = (
-        (f"Which way does the {clip.shape} move?", f"The {name} moves {clip.direction}.", f"{name} moving {clip.direction}"),
+        (f"Which way does the {clip.shape} move?", *moving),
         ("What is moving in the video?", f"It is a {name} in the {clip.lane}.", f"{name} in the {clip.lane}"),
-        (f"What does the {clip.colour} object do?", f"The {name} moves {clip.direction}.", f"{name} moving {clip.direction}"),
-    )  # fmt: skip
+        (f"What does the {clip.colour} object do?", *moving),
+    )
     question, answer, summary = rng.choice(forms)
     query = SideSample("clip question", say.VIDEO_QUESTION + question, clip, f"The video shows {summary}.", summary)
     return PairSample("llava_hound/qa", query, text_side(answer, summary), question)

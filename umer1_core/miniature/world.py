@@ -32,9 +32,8 @@ LANES = {
 TOPICS = ("sales", "harvest", "solar", "forest", "weather", "ocean", "music", "energy")
 VALUES = ("1", "2", "3", "4")
 
-ATTRIBUTE_WORDS = (*COLOURS, *SHAPES, *SIZES, *PLACES, *DIRECTIONS, *TOPICS, *VALUES) + tuple(
-    dict.fromkeys(lane for lanes in LANES.values() for lane in lanes)
-)
+_HALVES = ("upper half", "lower half", "left half", "right half")
+ATTRIBUTE_WORDS = (*COLOURS, *SHAPES, *SIZES, *PLACES, *DIRECTIONS, *TOPICS, *VALUES, *_HALVES)
 
 _HELDOUT_PERCENT, _DEV_PERCENT = 14, 6
 

@@ -1,0 +1,27 @@
+"""train/default: SFT of the recipe's student on a validated data set, then evaluation on held-out pairs.
+
+prefect deployment run train/default -p dataset=runs/miniature/v1
+"""
+
+from prefect import flow
+
+from tasks.training import evaluate_student, refresh_report, sample_held_out, train_student
+from umer1_core.validation.validate import require_validated
+from umer1_core.versions import exclusive, recipe_of, resolve
+
+
+@flow(name="train", flow_run_name="train {dataset}", validate_parameters=True)
+def train(dataset: str) -> dict[str, float]:
+    """dataset: the root of a validated version, or the output that holds it. Checkpoints resume.
+
+    Raises ValidationFailed when the data set is not valid or has changed since.
+    """
+    store = resolve(dataset)
+    recipe = recipe_of(store)
+    require_validated(store, store.read_json("manifest.json")["data_hash"])
+    with exclusive(store.root, "train"):
+        train_student(recipe, store.root)
+        held_out = sample_held_out(recipe, store.root)
+        scores = evaluate_student(recipe, store.root, held_out)
+        refresh_report(recipe, store.root)
+    return scores

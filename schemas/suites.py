@@ -1,0 +1,127 @@
+"""The Great Expectations suites, as plain configurations: what a data set must satisfy before it is trained on.
+
+`suites(validation)` gives one list per frame of `umer1_core.validation.metrics`; the thresholds are the recipe's.
+Missing values satisfy every comparison in Great Expectations, so null counts are columns and have their own checks.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from schemas.recipe import Validation
+from schemas.tables import COLD_START, PAIRS, RL, SIDES
+from umer1_core.template import ANSWER_OPEN, DISC_EMB, GEN_EMB, THINK_CLOSE, THINK_OPEN
+
+Config = dict[str, Any]
+
+KEY_FORM = r"\A[0-9a-f]{32}\Z"
+RESPONSE_FORM = (
+    rf"(?s)\A{THINK_OPEN}(?!\s*{THINK_CLOSE})((?!{THINK_OPEN}|{ANSWER_OPEN}|{GEN_EMB}).)+?{THINK_CLOSE}"
+    rf"{ANSWER_OPEN}\s*\S((?!{GEN_EMB}).)*{GEN_EMB}\Z"
+)
+PROMPT_FORM = rf"(?s).*{DISC_EMB}"
+RESPONSE_END = rf"(?s).*{GEN_EMB}\Z"
+MODALITIES = ["image", "video", "visdoc"]
+_KEYS = ["pair_id", "query_key", "target_key"]
+_PROMPTS = ["query_prompt", "target_prompt"]
+_RESPONSES = ["query_response", "target_response"]
+
+
+def suites(validation: Validation) -> dict[str, list[Config]]:
+    """Every suite by the name of the frame it is for."""
+    return {
+        "data set": dataset_suite(validation),
+        "totals": [_exactly("difference", 0, "Tables that belong together have counts that agree.")],
+        "pairs": _pair_table_suite(PAIRS.names),
+        "sides": sides_suite(),
+        "annotations": annotations_suite(validation),
+        "verdicts": verdicts_suite(validation),
+        "cold_start": cold_start_suite(),
+        "rl": _pair_table_suite(RL.names),
+        "sample": sample_suite(),
+    }
+
+
+def dataset_suite(validation: Validation) -> list[Config]:
+    return [
+        _at_least("cold_start_pairs", validation.min_pairs, "`validation.min_pairs`"),
+        _at_least("kept_fraction", validation.min_kept_fraction, "`validation.min_kept_fraction`, of the pairs"),
+    ]
+
+
+def cold_start_suite() -> list[Config]:
+    return [
+        *_pair_table_suite(COLD_START.names),
+        _exactly("form_share", 1, "Every response parses as <think>…</think><answer>…<gen_emb>."),
+        _exactly("empty_summaries", 0, "A side without a summary teaches an empty embedding."),
+    ]
+
+
+def sides_suite() -> list[Config]:
+    nulls = (_exactly(f"null_{name}", 0, "Nothing is missing.") for name in SIDES.names)
+    return [_intact(), *nulls, _exactly("duplicate_side_keys", 0, "A side stands once.")]
+
+
+def annotations_suite(validation: Validation) -> list[Config]:
+    return [
+        _intact(),
+        _exactly("null_side_key", 0, "An annotation belongs to a side."),
+        _at_most("error_fraction", validation.max_error_fraction, "`validation.max_error_fraction`, of the sides"),
+    ]
+
+
+def verdicts_suite(validation: Validation) -> list[Config]:
+    minimum = validation.min_shard_kept_fraction
+    return [
+        _intact(),
+        _exactly("null_kept", 0, "Every side is judged."),
+        _exactly("contradictory_verdicts", 0, "A side is dropped when it has a reason, and only then."),
+        _at_least("kept_fraction", minimum, "`validation.min_shard_kept_fraction`, of the sides"),
+    ]
+
+
+def sample_suite() -> list[Config]:
+    """Of rows of cold_start, read whole."""
+    columns = [*_KEYS, "source", "modality", *_PROMPTS, *_RESPONSES]
+    return [
+        *(_config("expect_column_values_to_not_be_null", column, "Nothing is missing.") for column in columns),
+        *(_matches(column, KEY_FORM, "32 hex digits.") for column in _KEYS),
+        _config("expect_column_values_to_be_in_set", "modality", "A known modality.", value_set=MODALITIES),
+        *(_matches(column, PROMPT_FORM, f"The prompt holds {DISC_EMB}.") for column in _PROMPTS),
+        *(_matches(column, RESPONSE_FORM, "Reasoning, then a summary, then one token.") for column in _RESPONSES),
+        *(_matches(column, RESPONSE_END, f"The response ends with {GEN_EMB}.") for column in _RESPONSES),
+    ]
+
+
+def _pair_table_suite(columns: list[str]) -> list[Config]:
+    return [
+        _intact(),
+        *(_exactly(f"null_{name}", 0, "Nothing is missing.") for name in columns),
+        _exactly("duplicate_pair_ids", 0, "A pair stands once."),
+    ]
+
+
+def _intact() -> Config:
+    return _config(
+        "expect_column_values_to_be_in_set", "intact", "The file is the one its entry names.", value_set=[True]
+    )
+
+
+def _exactly(column: str, value: float, why: str) -> Config:
+    return _config("expect_column_values_to_be_between", column, why, min_value=value, max_value=value)
+
+
+def _at_least(column: str, value: float, why: str) -> Config:
+    return _config("expect_column_values_to_be_between", column, why, min_value=value)
+
+
+def _at_most(column: str, value: float, why: str) -> Config:
+    return _config("expect_column_values_to_be_between", column, why, max_value=value)
+
+
+def _matches(column: str, regex: str, why: str) -> Config:
+    return _config("expect_column_values_to_match_regex", column, why, regex=regex)
+
+
+def _config(kind: str, column: str, why: str, **kwargs: Any) -> Config:
+    return {"type": kind, "kwargs": {"column": column, **kwargs}, "notes": why}

@@ -1,0 +1,86 @@
+"""What the UI shows while a run is at work: one progress artifact and one shard table, read from the run's files.
+
+A thread polls the files every few seconds: rows are far too many to be Prefect events.
+"""
+
+import json
+import logging
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import copy_context
+from typing import cast
+from uuid import UUID
+
+import httpx
+from prefect.artifacts import create_progress_artifact, create_table_artifact, update_progress_artifact
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import ArtifactUpdate
+from prefect.exceptions import PrefectException
+
+from umer1_core.status import RunStatus, read_status
+from umer1_core.store import Store
+
+_EVERY_SECONDS = 3.0
+_SHARDS_SHOWN = 500
+
+
+@contextmanager
+def progress_board(root: str) -> Iterator[None]:
+    """Keeps the two artifacts of a data run current while the block runs, and leaves them at their last state."""
+    store = Store(root)
+    board = _Board(store)
+    stop = threading.Event()
+    thread = threading.Thread(target=copy_context().run, args=(board.run, stop), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(timeout=30)
+
+
+class _Board:
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.progress: UUID | None = None
+        self.table: UUID | None = None
+
+    def run(self, stop: threading.Event) -> None:
+        while not stop.wait(_EVERY_SECONDS):
+            self.try_update()
+        self.try_update()
+
+    def try_update(self) -> None:
+        """The board is a view: a server that does not answer must not stop the run that it shows."""
+        try:
+            self.update()
+        except (httpx.HTTPError, PrefectException) as error:
+            logging.getLogger(__name__).warning("The progress board could not be updated: %s", error)
+
+    def update(self) -> None:
+        status = read_status(self.store)
+        stage = next(s for s in status.stages if s.stage == "annotation")
+        percent = 100.0 * stage.done / stage.total if stage.total else 0.0
+        description = f"{stage.done:,}/{stage.total:,} sides annotated"
+        if self.progress is None or self.table is None:
+            progress = create_progress_artifact(percent, key="annotation-progress", description=description)
+            table = create_table_artifact(_rows(status), key="shards", description=description)
+            # Called without an event loop these return the ids themselves, not coroutines.
+            self.progress, self.table = cast(UUID, progress), cast(UUID, table)
+            return
+        update_progress_artifact(self.progress, percent, description=description)
+        with get_client(sync_client=True) as client:
+            client.update_artifact(self.table, ArtifactUpdate(data=json.dumps(_rows(status)), description=description))
+
+
+def _rows(status: RunStatus) -> list[dict[str, str]]:
+    return [
+        {
+            "shard": shard.shard,
+            "state": shard.state,
+            "annotated": f"{shard.annotated:,}/{shard.rows:,}",
+            "kept": "" if shard.kept is None else f"{shard.kept:,} ({shard.kept / max(1, shard.rows):.0%})",
+        }
+        for shard in status.shards[:_SHARDS_SHOWN]
+    ]

@@ -1,0 +1,55 @@
+"""Publishing: tables and manifest, then what a person reads: the card and the report."""
+
+from prefect import get_run_logger, task
+from prefect.artifacts import create_link_artifact, create_markdown_artifact
+from umer1_core.publishing.card import write_card
+from umer1_core.publishing.report import write_report
+
+from schemas.recipe import Recipe
+from tasks.common import TASK_OPTIONS
+from umer1_core.annotation.annotator import annotator_fingerprint
+from umer1_core.publishing.publish import publish
+from umer1_core.status import enter_stage
+from umer1_core.store import Store
+from umer1_core.versions import Version
+
+
+@task(name="publish", **TASK_OPTIONS)
+def publish_tables(recipe: Recipe, version: Version) -> str:
+    """The data set's hash."""
+    enter_stage(version.store, "publishing")
+    manifest = publish(version, recipe, annotator_fingerprint(recipe.annotation))
+    write_card(version.store, recipe, manifest)
+    ledger = manifest["ledger"]
+    get_run_logger().info("data set %s; tokens: %s", manifest["data_hash"], ledger)
+    create_markdown_artifact(key="funnel", description=_headline(manifest["funnel"]), markdown=_funnel(manifest))
+    return str(manifest["data_hash"])
+
+
+@task(name="report", **TASK_OPTIONS)
+def report(recipe: Recipe, root: str) -> str:
+    path = write_report(Store(root), recipe, recipe.seed)
+    create_link_artifact(key="report", link=f"file://{path}", link_text="The report: funnel, lengths, gallery of pairs")
+    return path
+
+
+def _headline(funnel: list[dict]) -> str:
+    pairs, kept = sum(row["pairs"] for row in funnel), sum(row["kept"] for row in funnel)
+    return f"{kept}/{pairs} pairs kept"
+
+
+def _funnel(manifest: dict) -> str:
+    lines = [
+        f"# {manifest['name']} v{manifest['version']}: {_headline(manifest['funnel'])}",
+        "",
+        "| source | rows read | not drawn | rejected | pairs | kept | dropped for | cold start | RL |",
+        "|---|---:|---:|---:|---:|---:|---|---:|---:|",
+    ]
+    for row in manifest["funnel"]:
+        reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(row["dropped"].items()))
+        lines.append(
+            f"| {row['source']} | {row['read']} | {row['not_drawn']} | {sum(row['rejected'].values())} "
+            f"| {row['pairs']} | {row['kept']} | {reasons} | {row['cold_start']} | {row['rl']} |"
+        )
+    lines += ["", "Tokens: " + ", ".join(f"{key} {value:,}" for key, value in manifest["ledger"].items())]
+    return "\n".join(lines)

@@ -1,0 +1,34 @@
+"""Sampling: one task a source, then the distinct sides."""
+
+from prefect import get_run_logger, task
+
+from schemas.recipe import Recipe
+from tasks.common import TASK_OPTIONS
+from umer1_core.sampling.sample import SourceSpec, index_sides, list_sources, sample_source
+from umer1_core.status import enter_stage
+from umer1_core.store import Store, content_hash, fingerprint
+
+
+@task(name="find sources", **TASK_OPTIONS)
+def find_sources(recipe: Recipe, root: str) -> list[SourceSpec]:
+    specs = list_sources(recipe.sources)
+    enter_stage(Store(root), "sampling", sources=len(specs))
+    return specs
+
+
+@task(name="sample", task_run_name="sample {spec.name}", **TASK_OPTIONS)
+def sample(spec: SourceSpec, recipe: Recipe, root: str) -> str:
+    entries = sample_source(spec, recipe.seed, Store(root), fingerprint=fingerprint(repr(spec), recipe.seed))
+    metrics = entries[-1].metrics
+    get_run_logger().info(
+        "%s: %d rows read, %d pairs, rejected %s", spec.name, metrics["read"], metrics["pairs"], metrics["rejected"]
+    )
+    return spec.name
+
+
+@task(name="index sides", **TASK_OPTIONS)
+def index(recipe: Recipe, root: str) -> list[str]:
+    """The shards of the distinct sides."""
+    store = Store(root)
+    made_from = fingerprint(content_hash(store.entries("pairs")), recipe.annotation.shard_rows, recipe.seed)
+    return [e.shard for e in index_sides(store, recipe.annotation.shard_rows, recipe.seed, made_from)]

@@ -1,0 +1,70 @@
+"""SQL over a data set's tables: DuckDB reads the finished shards where they lie.
+
+Guarantees: a table is a view over exactly the shards that have an entry; local shards are read by DuckDB itself, other
+stores through Arrow; a table without shards is an empty view. What does not fit in memory spills to a temporary folder.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pyarrow.dataset as ds
+from pyarrow.fs import FSSpecHandler, PyFileSystem
+
+from schemas.tables import TABLES
+from umer1_core.store import Store
+
+
+@contextmanager
+def connect(threads: int = 0) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A connection in memory that may spill to disk; `threads` 0 means one per core."""
+    with tempfile.TemporaryDirectory(prefix="umer1-sql-") as folder:
+        connection = duckdb.connect(config={"temp_directory": folder, "preserve_insertion_order": "false"})
+        try:
+            if threads:
+                connection.execute(f"SET threads = {int(threads)}")
+            yield connection
+        finally:
+            connection.close()
+
+
+def scan(connection: duckdb.DuckDBPyConnection, store: Store, table: str, columns: Sequence[str] = ()) -> None:
+    """Make `table` (all or some of its columns) readable in `connection` as a view of that name."""
+    names = list(columns) or TABLES[table].names
+    files = store.files(table)
+    if files and store.local:
+        connection.read_parquet(files).select(*[f'"{name}"' for name in names]).create_view(table, replace=True)
+    elif files:
+        remote = ds.dataset(files, format="parquet", filesystem=PyFileSystem(FSSpecHandler(store.fs)))
+        connection.register(table, remote.scanner(columns=names))
+    else:
+        connection.register(table, TABLES[table].empty_table().select(names))
+
+
+def rows(connection: duckdb.DuckDBPyConnection, sql: str, parameters: Sequence[Any] = ()) -> list[dict[str, Any]]:
+    """The result of a query that is small."""
+    result = connection.execute(sql, list(parameters))
+    names = [column[0] for column in result.description or []]
+    return [dict(zip(names, row, strict=True)) for row in result.fetchall()]
+
+
+def chunks(connection: duckdb.DuckDBPyConnection, sql: str, parameters: Sequence[Any], size: int) -> Iterator[pa.Table]:
+    """The result of a query that is large, in order, as tables of exactly `size` rows and one shorter last."""
+    reader: pa.RecordBatchReader = connection.sql(sql, params=list(parameters)).to_arrow_reader(min(size, 4_096))
+    waiting: list[pa.RecordBatch] = []
+    count = 0
+    for batch in reader:
+        waiting.append(batch)
+        count += batch.num_rows
+        while count >= size:
+            merged = pa.Table.from_batches(waiting)
+            yield merged.slice(0, size)
+            waiting = merged.slice(size).to_batches()
+            count -= size
+    if count:
+        yield pa.Table.from_batches(waiting)

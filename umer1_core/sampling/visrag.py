@@ -1,0 +1,72 @@
+"""VisRAG in-domain training data: `root/data/train-*.parquet` with `query`, `image`, `source`.
+
+The query is text under its source's prompt, the target the page under its source's description. Pairs are named by the
+row's own source, as `visrag/ChartQA`. A row's key is query, source and the image's name (its bytes where it has none).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from schemas.recipe import VisragSource
+from umer1_core.errors import BadInput
+from umer1_core.pairs import Media
+from umer1_core.sampling.cells import image_columns, image_key
+from umer1_core.sampling.instructions import VISRAG_QUERY, VISRAG_TARGET
+from umer1_core.sampling.rows import (
+    RawRow,
+    RawSide,
+    Refused,
+    SourceSpec,
+    cell_media,
+    cell_place,
+    cell_reference,
+    checked,
+    parquet_files,
+    parquet_rows,
+    text_of,
+)
+
+NAME = "visrag"
+
+
+def list_visrag(config: VisragSource) -> list[SourceSpec]:
+    parquet_files(config.root, NAME)
+    return [SourceSpec(NAME, "visdoc", config, config.limit)]
+
+
+@dataclass(frozen=True)
+class Visrag:
+    """The rows of all files."""
+
+    root: str
+
+    def rows(self) -> Iterator[RawRow | Refused]:
+        for file in parquet_files(self.root, NAME):
+            columns = ["query", "source", *image_columns(file)]
+            for number, cells in enumerate(parquet_rows(file, columns)):
+                yield _row(cells, file, number)
+
+    def place(self, reference: str) -> tuple[str, int]:
+        return cell_place(reference)
+
+    def locate(self, reference: str) -> Media:
+        return cell_media(reference)
+
+
+def _row(cells: dict[str, Any], file: Path, number: int) -> RawRow | Refused:
+    where = f"{file.name}#{number}"
+    try:
+        query = text_of(cells["query"], "query", number, str(file)).strip()
+        source = text_of(cells["source"], "source", number, str(file))
+    except BadInput as error:
+        return Refused(NAME, where, error.reason, error.detail)
+    if source not in VISRAG_QUERY:
+        detail = f"source of row {number} of {file} is {source!r}, for which upstream has no prompt"
+        return Refused(NAME, where, "unknown_source", detail)
+    asked = RawSide(VISRAG_QUERY[source] + query if query else "", "", "query")
+    page = RawSide(VISRAG_TARGET[source], cell_reference(file, "image", number), "image")
+    return checked(RawRow(f"{NAME}/{source}", f"{query}\x1f{image_key(cells)}", str(file), number, asked, page))

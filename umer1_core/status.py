@@ -1,0 +1,130 @@
+"""What a run has done so far, read from its files: works on a live run, a dead one and a finished one."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from umer1_core.annotation.journal import count_records
+from umer1_core.store import Store
+from umer1_core.versions import is_held, local_folder
+
+STAGES = ("sampling", "annotation", "filtering", "publishing", "validation", "sft", "evaluation")
+
+
+@dataclass(frozen=True, slots=True)
+class StageStatus:
+    """`done` of `total` in `unit`; total 0 means it is not known yet."""
+
+    stage: str
+    done: int
+    total: int
+    unit: str
+    note: str = ""
+
+    @property
+    def finished(self) -> bool:
+        return self.total > 0 and self.done >= self.total
+
+
+@dataclass(frozen=True, slots=True)
+class ShardStatus:
+    shard: str
+    rows: int
+    annotated: int
+    kept: int | None
+    state: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunStatus:
+    root: str
+    stages: tuple[StageStatus, ...]
+    shards: tuple[ShardStatus, ...]
+    at_work: bool
+    stage: str
+
+
+def enter_stage(store: Store, stage: str, **facts: Any) -> None:
+    """Note that a stage has begun; `facts` are what a reader cannot count, as the number of sources."""
+    state = store.read_json("state.json") or {}
+    store.write_json("state.json", state | facts | {"stage": stage, "since": time.time()})
+
+
+def read_status(store: Store) -> RunStatus:
+    """Raises nothing on a run that has not begun: everything is zero then."""
+    state = store.read_json("state.json") or {}
+    shards = _shards(store)
+    stages = (
+        _sampling(store, state),
+        _annotation(shards),
+        _filtering(store, shards),
+        _publishing(store),
+        _validation(store),
+        *_training(store),
+    )
+    at_work = is_held(store.root, "build") or is_held(store.root, "train")
+    return RunStatus(store.root, stages, shards, at_work, str(state.get("stage", "")))
+
+
+def _sampling(store: Store, state: dict[str, Any]) -> StageStatus:
+    sources = store.entries("rejections")
+    pairs = sum(entry.metrics.get("pairs", 0) for entry in sources)
+    rejected = sum(entry.rows for entry in sources)
+    return StageStatus(
+        "sampling",
+        len(sources),
+        int(state.get("sources", 0)),
+        "sources",
+        f"{pairs:,} pairs, {rejected:,} rows rejected",
+    )
+
+
+def _shards(store: Store) -> tuple[ShardStatus, ...]:
+    finished = {entry.shard: entry for entry in store.entries("annotations")}
+    verdicts = {entry.shard: entry for entry in store.entries("verdicts")}
+    journals = local_folder(store, "journal")
+    rows = []
+    for side in store.entries("sides"):
+        annotated = side.rows if side.shard in finished else count_records(journals / f"{side.shard}.jsonl")
+        verdict = verdicts.get(side.shard)
+        kept = int(verdict.metrics["kept"]) if verdict else None
+        state = (
+            "filtered" if verdict else "annotated" if side.shard in finished else "moving" if annotated else "waiting"
+        )
+        rows.append(ShardStatus(side.shard, side.rows, annotated, kept, state))
+    return tuple(rows)
+
+
+def _annotation(shards: tuple[ShardStatus, ...]) -> StageStatus:
+    done, total = sum(s.annotated for s in shards), sum(s.rows for s in shards)
+    return StageStatus("annotation", done, total, "sides")
+
+
+def _filtering(store: Store, shards: tuple[ShardStatus, ...]) -> StageStatus:
+    judged = [s for s in shards if s.kept is not None]
+    kept, rows = sum(s.kept or 0 for s in judged), sum(s.rows for s in judged)
+    note = f"{kept:,} of {rows:,} sides kept ({kept / rows:.1%})" if rows else ""
+    return StageStatus("filtering", len(judged), len(shards), "shards", note)
+
+
+def _publishing(store: Store) -> StageStatus:
+    rows = {table: sum(e.rows for e in store.entries(table)) for table in ("cold_start", "rl")}
+    done = int(store.exists("manifest.json"))
+    return StageStatus(
+        "publishing", done, 1, "data set", f"{rows['cold_start']:,} cold-start and {rows['rl']:,} RL pairs"
+    )
+
+
+def _validation(store: Store) -> StageStatus:
+    marker = store.read_json("_VALIDATED.json")
+    return StageStatus("validation", int(marker is not None), 1, "data set")
+
+
+def _training(store: Store) -> tuple[StageStatus, StageStatus]:
+    progress = store.read_json("sft/progress.json") if store.local else None
+    step, total = (progress or {}).get("step", 0), (progress or {}).get("steps", 0)
+    loss = f"loss {progress['loss']:.3f}" if progress and "loss" in progress else ""
+    scored = store.exists("scores.json")
+    return StageStatus("sft", step, total, "steps", loss), StageStatus("evaluation", int(scored), 1, "scores")

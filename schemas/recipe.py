@@ -150,7 +150,13 @@ class Training(Section):
     learning_rate: float = Field(default=5e-5, gt=0)
     optimizer: Literal["adamw", "muon"] = "adamw"
     warmup_steps: int = Field(default=150, ge=0)
+    schedule: Literal["cosine", "linear"] = Field(default="cosine", description="How the rate falls after the warm-up")
     temperature: float = Field(default=0.02, gt=0)
+    direction: Literal["both", "q2t"] = Field(default="both", description="both: released code; q2t: eqs. 1 and 2")
+    token_loss: Literal["token_mean", "sample_sum"] = Field(
+        default="token_mean", description="sample_sum: eq. 3 to the letter; token_mean: over all tokens of the batch"
+    )
+    freeze_vision: bool = Field(default=True, description="Train merger and language model; a miniature trains all")
     max_tokens: int = Field(default=12_288, ge=64)
     checkpoint_every: int = Field(default=500, ge=1)
     seed: int = 0

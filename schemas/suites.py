@@ -16,8 +16,8 @@ Config = dict[str, Any]
 
 KEY_FORM = r"\A[0-9a-f]{32}\Z"
 RESPONSE_FORM = (
-    rf"(?s)\A{THINK_OPEN}(?!\s*{THINK_CLOSE})((?!{THINK_OPEN}|{ANSWER_OPEN}|{GEN_EMB}).)+?{THINK_CLOSE}"
-    rf"{ANSWER_OPEN}\s*\S((?!{GEN_EMB}).)*{GEN_EMB}\Z"
+    rf"(?s)\A{THINK_OPEN}(?!\s*{THINK_CLOSE})(?:(?!{THINK_OPEN}|{ANSWER_OPEN}|{GEN_EMB}).)+?{THINK_CLOSE}"
+    rf"{ANSWER_OPEN}\s*\S(?:(?!{GEN_EMB}).)*{GEN_EMB}\Z"
 )
 PROMPT_FORM = rf"(?s).*{DISC_EMB}"
 RESPONSE_END = rf"(?s).*{GEN_EMB}\Z"

@@ -19,6 +19,8 @@ from pyarrow.fs import FSSpecHandler, PyFileSystem
 from schemas.tables import TABLES
 from umer1_core.store import Store
 
+_WINDOW_ROWS = 100_000  # read at once of a large result; each window reads the tables once
+
 
 @contextmanager
 def connect(threads: int = 0) -> Iterator[duckdb.DuckDBPyConnection]:
@@ -53,18 +55,13 @@ def rows(connection: duckdb.DuckDBPyConnection, sql: str, parameters: Sequence[A
     return [dict(zip(names, row, strict=True)) for row in result.fetchall()]
 
 
-def chunks(connection: duckdb.DuckDBPyConnection, sql: str, parameters: Sequence[Any], size: int) -> Iterator[pa.Table]:
-    """The result of a query that is large, in order, as tables of exactly `size` rows and one shorter last."""
-    reader: pa.RecordBatchReader = connection.sql(sql, params=list(parameters)).to_arrow_reader(min(size, 4_096))
-    waiting: list[pa.RecordBatch] = []
-    count = 0
-    for batch in reader:
-        waiting.append(batch)
-        count += batch.num_rows
-        while count >= size:
-            merged = pa.Table.from_batches(waiting)
-            yield merged.slice(0, size)
-            waiting = merged.slice(size).to_batches()
-            count -= size
-    if count:
-        yield pa.Table.from_batches(waiting)
+def chunks(connection: duckdb.DuckDBPyConnection, sql: str, count: int, size: int) -> Iterator[pa.Table]:
+    """`count` wide rows in order, as tables of `size` rows and one shorter last, some shards in memory at a time.
+
+    `sql` takes two parameters, the first `position` and the one after the last, and orders by position. Sorting
+    the rows themselves would need them all in memory: DuckDB's sort does not spill wide rows well.
+    """
+    window = max(_WINDOW_ROWS // size, 1) * size
+    for first in range(0, count, window):
+        part = connection.sql(sql, params=[first, first + window]).to_arrow_table()
+        yield from (part.slice(start, size) for start in range(0, part.num_rows, size))

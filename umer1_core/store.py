@@ -123,7 +123,8 @@ class Store:
         folder = self.at(f"entries/{table}")
         if not self.fs.exists(folder):
             return []
-        names = sorted(name for name in self.fs.find(folder) if name.endswith(".json"))
+        found = (name for name in self.fs.find(folder) if _TEMPORARY not in name.rsplit("/", 1)[-1])
+        names = sorted(name for name in found if name.endswith(".json"))
         return [ShardEntry(**orjson.loads(self.fs.cat_file(name))) for name in names]
 
     def read_shard(self, table: str, shard: str, columns: list[str] | None = None) -> pa.Table:

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from umer1_core.miniature.samples import draw_pair, named_attributes
+from umer1_core.miniature.teacher import train_teacher
 from umer1_core.miniature.teacher_data import BatchMaker
 from umer1_core.miniature.teacher_model import MERGE, new_teacher, reply_logits, teacher_config
 from umer1_core.miniature.teacher_text import FAILURES, reply, train_tokenizer
@@ -57,3 +58,9 @@ def test_replies_fail_the_filters_as_often_as_stated_and_else_name_the_truth() -
     failed = sum(bool(p.problem) for p in parsed) / len(parsed)
     assert abs(failed - sum(FAILURES.values())) < 0.03
     assert {named_attributes(p.summary) for p in parsed if not p.problem} == {side.attributes}
+
+
+@pytest.mark.slow
+def test_training_twice_gives_the_same_weights() -> None:
+    first, second = (train_teacher(steps=3)[0].state_dict() for _ in range(2))
+    assert all(torch.equal(first[name], second[name]) for name in first)

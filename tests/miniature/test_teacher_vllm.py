@@ -58,7 +58,7 @@ def _inputs(case: Case) -> dict[str, torch.Tensor]:
     messages = [
         {
             "role": "user",
-            "content": [{"type": part["type"].removesuffix("_url"), **part} for part in message["content"]],
+            "content": [{**part, "type": part["type"].removesuffix("_url")} for part in message["content"]],
         }
         for message in case.messages()
     ]

@@ -30,20 +30,21 @@ def repetition(run: Run, min_count: float, min_tokens: int) -> str:
     return "repetition" if run.count >= min_count and run.tokens >= min_tokens else ""
 
 
-def strongest_run(ids: Sequence[int] | NDArray[np.int64], min_count: float) -> Run:
+def strongest_run(ids: Sequence[int] | NDArray[np.integer], min_count: float) -> Run:
     """The run that covers the most tokens among those with `min_count` copies; without any, the one with most copies.
 
     So a run with both `min_count` copies and m tokens exists exactly if the result is one. Equal runs: the shortest
     period. Runs of fewer than two copies (or than `min_count`, where that is less) count as nothing.
     """
-    tokens = np.asarray(ids, dtype=np.int64)
+    tokens = np.asarray(ids, dtype=np.int32)
     least, best = min(2.0, min_count), Run()
     for period in _candidate_periods(tokens, least):
-        run = _longest(tokens, int(period))
+        equal = tokens[:-period] == tokens[period:]
+        if best.count >= min_count and np.count_nonzero(equal) + period <= best.tokens:
+            continue  # not even all matches together would cover more
+        run = _longest(equal, int(period))
         if run.count >= least and _strength(run, min_count) > _strength(best, min_count):
             best = run
-        if best.tokens == len(tokens) and best.count >= min_count:
-            break
     return best
 
 
@@ -52,14 +53,16 @@ def _strength(run: Run, min_count: float) -> tuple[bool, float, int]:
     return enough, run.tokens if enough else run.count, -run.period
 
 
-def _longest(tokens: NDArray[np.int64], period: int) -> Run:
-    breaks = np.flatnonzero(tokens[:-period] != tokens[period:])
-    edges = np.concatenate(([-1], breaks, [len(tokens) - period]))
-    matches = int(np.diff(edges).max()) - 1
+def _longest(equal: NDArray[np.bool_], period: int) -> Run:
+    breaks = np.flatnonzero(~equal)
+    if len(breaks) == 0:
+        matches = len(equal)
+    else:
+        matches = max(int(breaks[0]), len(equal) - 1 - int(breaks[-1]), int(np.diff(breaks).max(initial=1)) - 1)
     return Run(period, (matches + period) / period, matches + period) if matches else Run()
 
 
-def _candidate_periods(tokens: NDArray[np.int64], least: float) -> NDArray[np.int64]:
+def _candidate_periods(tokens: NDArray[np.int32], least: float) -> NDArray[np.int64]:
     """Every period that has a run of `least` copies, and few others, ascending.
 
     Such a run matches itself one period on over (least - 1) * period tokens in a row, hence over one whole block of

@@ -95,7 +95,8 @@ def _render_page(page: Page, rng: random.Random, scale: int) -> Image.Image:
     draw = ImageDraw.Draw(image)
     draw.rectangle((2 * scale, 2 * scale, width - 2 * scale - 1, 13 * scale), fill=RGB[TOPIC_COLOUR[page.topic]])
     font = ImageFont.load_default(size=6 * scale)
-    draw.text((width / 2, 7.5 * scale), page.topic, fill="white", font=font, anchor="mm")
+    ink = _OUTLINE if TOPIC_COLOUR[page.topic] in ("yellow", "cyan") else (255, 255, 255)
+    draw.text((width / 2, 7.5 * scale), page.topic, fill=ink, font=font, anchor="mm")
     for cell in page.cells:
         left, top = 16 * (cell.slot % 2), 16 + 16 * (cell.slot // 2)
         box = (left * scale + 2, top * scale + 2, (left + 16) * scale - 3, (top + 16) * scale - 3)
@@ -107,8 +108,8 @@ def _render_page(page: Page, rng: random.Random, scale: int) -> Image.Image:
             scale,
         )
         for tick in range(int(cell.value)):
-            x, y = (left + 1.5 + 3.5 * tick) * scale, (top + 12) * scale
-            draw.rectangle((x, y, x + 2 * scale, y + 2.5 * scale), fill=_OUTLINE)
+            x, y = (left + 1.25 + 3.5 * tick) * scale, (top + 11.5) * scale
+            draw.rectangle((x, y, x + 2.5 * scale - 1, y + 3 * scale - 1), fill=_OUTLINE)
     return image
 
 

@@ -163,7 +163,8 @@ def _cirr(rng: random.Random, split: Split) -> PairSample:
             break
     before, after, new = changed
     change, phrase = _change_text(before, after), scene_phrase(new)
-    thought = f"The image shows {scene_phrase(scene)}. After the change it shows {phrase}."
+    becomes = f"The {before.colour} {before.shape} becomes {thing_phrase(after)}."
+    thought = f"The image shows {scene_phrase(scene)}. {becomes}"
     query = SideSample("change", say.CHANGE + change, scene, thought, phrase)
     return PairSample("mmeb/CIRR", query, image_side(say.IMAGE_TARGET, new), change)
 
@@ -183,7 +184,7 @@ def _ok_vqa(rng: random.Random, split: Split) -> PairSample:
     scene = draw_scene(rng, split)
     thing = rng.choice(scene.things)
     name = f"{thing.size} {thing.colour} {thing.shape}"
-    place = (f"What is at the {thing.place}?", f"At the {thing.place} there is a {name}.", name)
+    place = (f"What is at the {thing.place}?", f"The question is about {thing.place}: {name}.", name)
     colours = " and ".join(t.colour for t in scene.things)
     shapes = " and ".join(f"{t.colour} {t.shape}" for t in scene.things)
     forms = [place, place, ("Which shapes can be seen?", f"The image shows {shapes}.", shapes)]
@@ -201,7 +202,7 @@ def _a_okvqa(rng: random.Random, split: Split) -> PairSample:
     answer = thing_phrase(thing)
     forms = (f"Where is the {thing.colour} {thing.shape}?", f"What is the {thing.colour} object?")
     wrong = thing_phrase(_other_thing(rng, split, scene))
-    thought = f"The {thing.colour} object is a {answer}."
+    thought = f"The question is about {thing.colour}: {answer}."
     return _question_pair("mmeb/A-OKVQA", scene, rng.choice(forms), thought, answer, wrong)
 
 
@@ -255,10 +256,10 @@ def _vidore(rng: random.Random, split: Split) -> PairSample:
     cell = rng.choice(page.cells)
     name, summary = f"{cell.colour} {cell.shape}", f"{page.topic} page with {cell_phrase(cell)}"
     question = f"What value does the {name} have?"
-    if rng.random() < 0.5 and sum(c.value == cell.value for c in page.cells) == 1:
+    if rng.random() < 0.3 and sum(c.value == cell.value for c in page.cells) == 1:
         question = f"Which entry has the value {cell.value}?"
     answer = f"On the {page.topic} page the {name} has the value {cell.value}."
-    query = SideSample("page question", say.QUESTION + question, page, f"The page shows {summary}.", summary)
+    query = SideSample("page question", say.QUESTION + question, page, f"The page shows {page_phrase(page)}.", summary)
     return PairSample("vidore/colpali_train_set", query, text_side(answer, summary), question)
 
 

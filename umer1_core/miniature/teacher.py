@@ -23,9 +23,9 @@ from umer1_core.miniature.teacher_model import new_teacher, reply_logits, teache
 from umer1_core.miniature.teacher_text import train_tokenizer, write_processors
 
 TEACHER = Path(__file__).parent / "teacher"
-STEPS, BATCH, SEED = 2400, 32, 7
+STEPS, BATCH, SEED = 2200, 32, 7
 MUON_RATE, ADAM_RATE = 5e-3, 4e-3
-WARM_UP, DECAY_FROM, FULL_PROMPT_FROM = 40, 0.5, 0.8
+WARM_UP, DECAY_FROM, FULL_PROMPT_FROM = 40, 0.5, 0.82
 _CLIP = 1.0
 
 
@@ -91,6 +91,7 @@ def save_teacher(model: Glm4vForConditionalGeneration, tokenizer: PreTrainedToke
     model.bfloat16().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     write_processors(folder)
+    (folder / "model.safetensors").chmod(0o644)
 
 
 def _progress() -> Progress:

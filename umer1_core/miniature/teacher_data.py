@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerFast
 
 from umer1_core.miniature import instructions as say
 from umer1_core.miniature import world
-from umer1_core.miniature.rendering import render_image, render_media
+from umer1_core.miniature.rendering import UNIT, render_image, render_media
 from umer1_core.miniature.samples import PairSample, SideSample, draw_pair, image_side
 from umer1_core.miniature.teacher_model import MERGE, PATCH
 from umer1_core.miniature.teacher_text import PROMPT_CLOSE, PROMPT_OPEN, reply
@@ -30,31 +30,32 @@ IMAGE_MEAN, IMAGE_STD = 0.5, 0.25
 _CORRUPTED = 0.2
 _CORRUPTED_BESIDE_TEXT = 0.05  # text is copied, and copying leans on the words before
 _ATTRIBUTE_WEIGHT = 2.0
-_OUTSIDE = 0.03
+_OUTSIDE = 0.04
 # (source, side, weight): what is hard is drawn more often.
 _DRAWS = (
-    ("mmeb/MSCOCO_i2t", "query", 10),
-    ("mmeb/MSCOCO_t2i", "target", 8),
-    ("mmeb/MSCOCO_i2t", "target", 7),
-    ("mmeb/MSCOCO_t2i", "query", 7),
+    ("mmeb/MSCOCO_i2t", "query", 8),
+    ("mmeb/MSCOCO_t2i", "target", 6),
+    ("mmeb/MSCOCO_i2t", "target", 4),
+    ("mmeb/MSCOCO_t2i", "query", 4),
     ("mmeb/ImageNet_1K", "query", 3),
     ("mmeb/ImageNet_1K", "target", 1),
-    ("mmeb/OK-VQA", "query", 9),
+    ("mmeb/OK-VQA", "query", 15),
     ("mmeb/OK-VQA", "target", 2),
-    ("mmeb/A-OKVQA", "query", 9),
+    ("mmeb/A-OKVQA", "query", 12),
     ("mmeb/A-OKVQA", "target", 1),
-    ("mmeb/CIRR", "query", 9),
-    ("llava_hound/caption_retrieval", "query", 7),
+    ("mmeb/CIRR", "query", 10),
+    ("llava_hound/caption_retrieval", "query", 6),
     ("llava_hound/caption_retrieval", "target", 2),
     ("llava_hound/video_retrieval", "query", 2),
-    ("llava_hound/video_retrieval", "target", 4),
+    ("llava_hound/video_retrieval", "target", 3),
     ("llava_hound/qa", "query", 6),
     ("llava_hound/qa", "target", 1),
-    ("vidore/colpali_train_set", "query", 8),
+    ("vidore/colpali_train_set", "query", 11),
     ("vidore/colpali_train_set", "target", 2),
-    ("visrag", "query", 9),
-    ("visrag", "target", 7),
+    ("visrag", "query", 5),
+    ("visrag", "target", 10),
 )
+UNKNOWN_CLIP = world.Clip("", "", "", "", "")
 _SECONDS = ((0, 2, 4, 6), (0, 2, 4, 6), (0, 1, 2, 3), (0, 0, 1, 1), (0, 4, 8, 12), (1, 3, 5, 7))
 
 
@@ -186,6 +187,9 @@ def _outside_side(rng: random.Random) -> SideSample:
     )
     if rng.random() < 0.5:
         return SideSample("text", text.capitalize(), None, "The text says something unknown.", "unknown text")
+    if rng.random() < 0.3:
+        instruction = rng.choice((say.VIDEO_TARGET, *say.VIDEO_PROMPTS, say.VIDEO_QUESTION + text + "?"))
+        return SideSample("clip", instruction, UNKNOWN_CLIP, "The video shows something unknown.", "unknown video")
     instruction = rng.choice((say.IMAGE_TARGET, say.I2T, say.QUESTION + text + "?", ""))
     return SideSample("image", instruction, world.Scene(()), "The image shows something unknown.", "unknown image")
 
@@ -197,13 +201,19 @@ def _pictures(rng: random.Random, side: SideSample) -> list[np.ndarray]:
     if isinstance(side.picture, world.Scene) and not side.picture.things:
         return [_doubled(_blotches(rng))]
     if not isinstance(side.picture, world.Clip):
-        return [_doubled(_shrink(render_image(side.picture, rng, 2)))]
-    frames = [np.asarray(_shrink(frame)) for frame in render_media(side.picture, rng)]
-    return [np.stack(frames[i : i + 2]) for i in range(0, 8, 2)]
+        return [_doubled(_shrink(render_image(side.picture, rng)))]
+    count = 8 if rng.random() < 0.85 else rng.choice((2, 4, 6))
+    if side.picture == UNKNOWN_CLIP:
+        still = _blotches(rng)
+        frames = [np.asarray(still.rotate(5 * i * (rng.random() < 0.5))) for i in range(count)]
+    else:
+        frames = [np.asarray(_shrink(frame)) for frame in render_media(side.picture, rng, count)]
+    return [np.stack(frames[i : i + 2]) for i in range(0, count, 2)]
 
 
 def _shrink(image: Image.Image) -> Image.Image:
-    return image.resize((image.width // 2, image.height // 2), Image.Resampling.BICUBIC)
+    scale = image.width // UNIT
+    return image.resize((UNIT, image.height // scale), Image.Resampling.BICUBIC)
 
 
 def _doubled(image: Image.Image) -> np.ndarray:

@@ -85,7 +85,13 @@ def train_tokenizer(seed: int) -> PreTrainedTokenizerFast:
 
 
 def _corpus(rng: random.Random) -> list[str]:
-    fixed = [ANNOTATION_PROMPT, *say.OTHER_IMAGE, *say.OTHER_TEXT, "Let me look at the again. I hope this helps."]
+    fixed = [
+        ANNOTATION_PROMPT,
+        *say.OTHER_IMAGE,
+        *say.OTHER_TEXT,
+        "Let me look again. I hope this helps. The text says something unknown. unknown text",
+        "unknown image unknown video",
+    ]
     lines = [line for line in fixed for _ in range(400)]
     for source in PAIR_MAKERS:
         for _ in range(400):

@@ -93,8 +93,14 @@ def _list(source: Source) -> list[SourceSpec]:
 
 
 def _pair_shards(store: Store, slug: str) -> list[ShardEntry]:
-    name = re.compile(re.escape(slug) + r"-\d{5}")
-    return [entry for entry in store.entries("pairs") if name.fullmatch(entry.shard)]
+    """Told by name, so that a source does not read entries that others are writing."""
+    folder = store.at("entries/pairs")
+    if not store.fs.exists(folder):
+        return []
+    name = re.compile(rf"({re.escape(slug)}-\d{{5}})\.json")
+    matches = [name.fullmatch(path.rpartition("/")[2]) for path in sorted(store.fs.find(folder))]
+    entries = [store.entry("pairs", match.group(1)) for match in matches if match]
+    return [entry for entry in entries if entry]
 
 
 class _Tally:

@@ -1,8 +1,8 @@
 """The table `sides`: every distinct query and target once, in an order that mixes the sources.
 
 Guarantees: `uses` counts the places a side serves; its source is that of its first use (smallest pair_id, query before
-target); the order depends on the seed and the sides alone. Negatives are not annotated and not listed. Sorting
-spills to disk, so the sides need not fit in memory.
+target); the order depends on the seed and the sides alone. Negatives are not annotated and not listed. Only keys
+are sorted; texts and media are read a window of shards at a time.
 """
 
 from __future__ import annotations
@@ -15,10 +15,12 @@ _COLUMNS = ["pair_id", "source", "modality", "query_key", "target_key", "query",
 
 _USES = """
 CREATE TEMP TABLE uses AS
-SELECT side_key, count(*)::INTEGER AS uses, min(place) AS place
-FROM (SELECT query_key AS side_key, pair_id || '0' AS place FROM pairs
-      UNION ALL SELECT target_key, pair_id || '1' FROM pairs)
-GROUP BY side_key
+SELECT *, row_number() OVER (ORDER BY md5(? || side_key), side_key) - 1 AS position
+FROM (
+    SELECT side_key, count(*)::INTEGER AS uses, min(place) AS place
+    FROM (SELECT query_key AS side_key, pair_id || '0' AS place FROM pairs
+          UNION ALL SELECT target_key, pair_id || '1' FROM pairs)
+    GROUP BY side_key)
 """
 _SIDES = """
 SELECT uses.side_key, source, modality, uses, text, media
@@ -26,7 +28,8 @@ FROM uses JOIN (
     SELECT pair_id || '0' AS place, source, modality, query.text AS text, query.media AS media FROM pairs
     UNION ALL SELECT pair_id || '1', source, modality, target.text, target.media FROM pairs
 ) USING (place)
-ORDER BY md5(? || side_key), side_key
+WHERE position >= ? AND position < ?
+ORDER BY position
 """
 
 
@@ -37,7 +40,7 @@ def index_sides(store: Store, shard_rows: int, seed: int, fingerprint: str = "")
         return done
     with connect() as connection:
         scan(connection, store, "pairs", _COLUMNS)
-        connection.execute(_USES)
+        connection.execute(_USES, [f"{seed}:"])
         count = int(rows(connection, "SELECT count(*) AS n FROM uses")[0]["n"])
-        parts = chunks(connection, _SIDES, [f"{seed}:"], shard_rows)
+        parts = chunks(connection, _SIDES, count, shard_rows)
         return write_table(store, "sides", parts, -(-count // shard_rows), fingerprint, inputs)

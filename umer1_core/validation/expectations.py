@@ -7,9 +7,10 @@ its text never enters the docs, since Great Expectations writes values into HTML
 from __future__ import annotations
 
 import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pandas as pd
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from great_expectations.core.batch_definition import BatchDefinition
     from great_expectations.core.expectation_validation_result import ExpectationValidationResult
     from great_expectations.data_context import EphemeralDataContext
+    from great_expectations.expectations.expectation_configuration import ExpectationConfiguration
 
 SITE = "umer1"
 _NAMED = 5  # failing shards or rows that a message names, of each expectation
@@ -43,6 +45,9 @@ class Failure:
     column: str
     observed: Any
     sentence: str
+
+    def __str__(self) -> str:
+        return self.sentence
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +92,8 @@ def _check_frame(
 
 
 def _failures(frame: Frame, result: ExpectationValidationResult) -> list[Failure]:
-    config = result.expectation_config
-    kind, column = config.type, config.kwargs["column"]
+    config = cast("ExpectationConfiguration", result.expectation_config)
+    kind, column = config.type, str(config.kwargs["column"])
     places = result.result.get("unexpected_index_list") or []
     if not places:
         cause = _exception(result)
@@ -141,8 +146,9 @@ def _context(docs: Path) -> EphemeralDataContext:
 
     context = _great_expectations().get_context(mode="ephemeral")
     context.variables.progress_bars = ProgressBarsConfig(globally=False)
-    for name in list(context.list_data_docs_sites()):
+    for name, site in list(context.list_data_docs_sites().items()):
         context.delete_data_docs_site(name)
+        shutil.rmtree(site["store_backend"]["base_directory"], ignore_errors=True)
     backend = {"class_name": "TupleFilesystemStoreBackend", "base_directory": str(docs)}
     context.add_data_docs_site(
         SITE, {"class_name": "SiteBuilder", "store_backend": backend, "show_how_to_buttons": False}

@@ -52,12 +52,12 @@ def shard_metrics(store: Store) -> dict[str, list[Row]]:
 
 
 def cold_start_metrics(shard: pa.Table) -> Row:
-    """Nulls of every column, share of responses of the right form, empty summaries, duplicates, lengths in characters."""
+    """Nulls, duplicates, share of responses of the right form, empty summaries, lengths in characters."""
     responses = [*shard["query_response"].to_pylist(), *shard["target_response"].to_pylist()]
     problems = [parse_rollout(text or "").problem for text in responses]
     return {
         **pair_metrics(shard),
-        "form_share": _share(problems.count(""), len(problems)),
+        "form_share": _share(problems.count(""), len(problems), empty=1.0),
         "empty_summaries": problems.count("empty_summary"),
         "prompt_chars_max": _longest(shard, "query_prompt", "target_prompt"),
         "response_chars_mean": _share(sum(len(text or "") for text in responses), len(responses)),
@@ -89,7 +89,7 @@ def verdict_metrics(shard: pa.Table) -> Row:
     contradictory = pc.sum(pc.equal(kept, pc.greater(pc.fill_null(reasons, 0), 0)))
     return {
         "null_kept": kept.null_count,
-        "kept_fraction": _share(pc.sum(kept).as_py() or 0, shard.num_rows),
+        "kept_fraction": _share(pc.sum(kept).as_py() or 0, shard.num_rows, empty=1.0),
         "contradictory_verdicts": contradictory.as_py() or 0,
     }
 
@@ -109,10 +109,13 @@ def dataset_metrics(store: Store) -> list[Row]:
 
 
 _IDENTITIES = {
-    "every side of a pair stands once in sides": "(SELECT count(DISTINCT side_key) FROM used), (SELECT count(*) FROM sides)",
-    "the uses of the sides are two per pair": "(SELECT sum(uses) FROM sides), (SELECT 2 * count(*) FROM pairs)",
+    "every side of a pair stands once in sides": (
+        "(SELECT count(DISTINCT side_key) FROM used), (SELECT count(*) FROM sides)"
+    ),
+    "the uses of the sides are two per pair": "(SELECT 2 * count(*) FROM pairs), (SELECT sum(uses) FROM sides)",
     "every side is annotated once": (
-        "(SELECT count(*) FROM sides), (SELECT count(DISTINCT side_key) FROM annotations SEMI JOIN sides USING (side_key))"
+        "(SELECT count(*) FROM sides),"
+        " (SELECT count(DISTINCT side_key) FROM annotations SEMI JOIN sides USING (side_key))"
     ),
     "every annotation has a verdict": (
         "(SELECT count(*) FROM annotations),"
@@ -205,8 +208,8 @@ def _longest(shard: pa.Table, *columns: str) -> int:
     return max(int(pc.max(pc.utf8_length(shard[name])).as_py() or 0) for name in columns)
 
 
-def _share(part: float, whole: int) -> float:
-    return round(part / whole, 6) if whole else 0.0
+def _share(part: float, whole: int, empty: float = 0.0) -> float:
+    return round(part / whole, 6) if whole else empty
 
 
 def _rows(store: Store, table: str) -> int:

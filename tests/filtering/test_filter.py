@@ -1,0 +1,107 @@
+"""Annotations become verdicts that hide no reason."""
+
+import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers
+
+from schemas.recipe import Filters
+from umer1_core.errors import RecipeError
+from umer1_core.filtering import filter_shard, load_tokenizer
+from umer1_core.filtering.form import form_reasons
+from umer1_core.filtering.length import reasoning_text, too_long
+from umer1_core.store import Store
+from umer1_core.template import parse_annotation
+
+GOOD = "<think>a red circle lies on a table</think><answer>red circle</answer>"
+
+
+@pytest.fixture
+def tokenizer() -> Tokenizer:
+    """A word is a token; so is every punctuation mark."""
+    words = ["a", "red", "circle", "lies", "on", "table", "loop", "think"]
+    vocabulary = {"[UNK]": 0} | {word: number for number, word in enumerate(words, 1)}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, "[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    return tokenizer
+
+
+@pytest.fixture
+def verdicts(tmp_path, tokenizer):
+    """Filter completions given as {side: (completion, finish_reason)}; the side named `absent` has no annotation."""
+
+    def run(completions: dict[str, tuple[str, str]], **settings):
+        store = Store(str(tmp_path))
+        shared = [{"side_key": key, "source": f"s/{key[0]}"} for key in completions]
+        sides = [row | {"modality": "image", "uses": 2, "text": "", "media": []} for row in shared]
+        store.write_shard("sides", "00000", sides)
+        annotated = [
+            row | {"completion": completions[row["side_key"]][0], "finish_reason": completions[row["side_key"]][1]}
+            | {"completion_tokens": 10} for row in shared if row["side_key"] != "absent"
+        ]  # fmt: skip
+        store.write_shard("annotations", "00000", annotated)
+        entry = filter_shard(store, "00000", Filters(**settings), tokenizer, "f")
+        return entry, {row["side_key"]: row for row in store.iterate("verdicts")}
+
+    return run
+
+
+def test_a_good_completion_is_kept_with_its_parts_and_scores(verdicts):
+    entry, rows = verdicts({"good": (GOOD, "stop")})
+    assert rows["good"]["kept"] and rows["good"]["reasons"] == []
+    assert (rows["good"]["reasoning"], rows["good"]["summary"]) == ("a red circle lies on a table", "red circle")
+    assert (rows["good"]["reasoning_tokens"], rows["good"]["uses"]) == (7, 2)
+    assert (entry.metrics["kept"], entry.metrics["kept_tokens"], entry.metrics["dropped_tokens"]) == (1, 10, 0)
+
+
+def test_all_reasons_are_kept_not_the_first(verdicts):
+    looping = "<think>" + "loop on a " * 40
+    entry, rows = verdicts({"bad": (looping, "length")}, max_reasoning_tokens=100)
+    assert rows["bad"]["reasons"] == ["unclosed_think", "truncated", "too_long", "repetition"]
+    assert (rows["bad"]["repeat_period"], rows["bad"]["repeat_tokens"]) == (3, 120)
+    assert entry.metrics["reasons"] == {"repetition": 1, "too_long": 1, "truncated": 1, "unclosed_think": 1}
+
+
+def test_a_failed_or_missing_annotation_is_not_annotated(verdicts):
+    entry, rows = verdicts({"error": ("", "error"), "absent": ("", ""), "good": (GOOD, "stop")})
+    assert rows["error"]["reasons"] == rows["absent"]["reasons"] == ["not_annotated"]
+    assert entry.metrics["by_source"] == {
+        "s/a": {"kept": 0, "dropped": 1}, "s/e": {"kept": 0, "dropped": 1}, "s/g": {"kept": 1, "dropped": 0},
+    }  # fmt: skip
+    assert sum(entry.metrics["reasoning_tokens"]["counts"]) == 1
+
+
+def test_a_finished_shard_is_left_as_it_is(verdicts, tmp_path, tokenizer):
+    entry, _ = verdicts({"good": (GOOD, "stop")})
+    assert filter_shard(Store(str(tmp_path)), "00000", Filters(max_reasoning_tokens=1), tokenizer, "f") == entry
+    assert filter_shard(Store(str(tmp_path)), "00000", Filters(max_reasoning_tokens=1), tokenizer, "g") != entry
+
+
+@pytest.mark.parametrize(
+    ("completion", "finish", "reasons"),
+    [
+        (GOOD, "stop", []),
+        (GOOD, "length", []),
+        (GOOD.removesuffix("</answer>"), "length", ["truncated"]),
+        ("a red circle", "stop", ["no_think"]),
+        (GOOD, "repetition", ["repetition"]),
+        ("", "stop", ["empty_completion"]),
+    ],
+)
+def test_the_form_and_the_way_it_ended(completion, finish, reasons):
+    assert form_reasons(parse_annotation(completion, finish == "length"), finish) == reasons
+
+
+def test_reasoning_is_counted_also_where_it_never_closes():
+    assert reasoning_text("<think> on and on") == "on and on"
+    assert reasoning_text(GOOD) == "a red circle lies on a table"
+    assert (too_long(8_192, 8_192), too_long(8_193, 8_192)) == ("", "too_long")
+
+
+def test_a_tokenizer_is_read_from_a_file_or_a_folder(tokenizer, tmp_path):
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    for place in (tmp_path, tmp_path / "tokenizer.json"):
+        assert load_tokenizer(str(place)).encode("red circle").ids == [2, 3]
+
+
+def test_a_folder_without_a_tokenizer_is_named(tmp_path):
+    with pytest.raises(RecipeError, match=r"filters\.tokenizer: .* has no tokenizer\.json"):
+        load_tokenizer(str(tmp_path))

@@ -1,0 +1,1 @@
+from tests.sampling.files import hound, mmeb, store  # noqa: F401

@@ -1,0 +1,160 @@
+"""The gate before training opens for a sound data set and for nothing else."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from schemas.recipe import Validation
+from umer1_core.errors import ValidationFailed
+from umer1_core.store import Store, content_hash
+from umer1_core.validation.validate import MARKER, ValidationOutcome, require_validated, validate
+
+MakeStore = Callable[..., Store]
+SETTINGS = Validation(min_kept_fraction=0.5, max_error_fraction=0.05)
+
+
+def data_hash(store: Store) -> str:
+    return content_hash([*store.entries("cold_start"), *store.entries("rl")])
+
+
+def run(store: Store, settings: Validation = SETTINGS) -> ValidationOutcome:
+    return validate(store, settings, data_hash(store))
+
+
+def only(shard: int, change: Callable[[list[dict[str, Any]]], None]) -> Callable[[list[dict[str, Any]], int], None]:
+    """An edit of one shard's rows."""
+    return lambda rows, number: change(rows) if number == shard else None
+
+
+def test_a_good_data_set_is_validated_and_gets_a_marker_for_its_content(make_store: MakeStore) -> None:
+    store = make_store()
+
+    outcome = run(store)
+
+    assert outcome.success, outcome.message
+    marker = store.read_json(MARKER)
+    assert marker["data_hash"] == data_hash(store)
+    assert marker["expectations"] == outcome.expectations > 50
+    require_validated(store, data_hash(store))
+
+
+def test_a_shard_with_many_errors_fails_by_name_and_leaves_no_marker(make_store: MakeStore) -> None:
+    def spoil(rows: list[dict[str, Any]]) -> None:
+        for row in rows[:4]:
+            row.update(finish_reason="error", completion="", error="timeout: no answer")
+
+    store = make_store(annotations=only(1, spoil))
+
+    outcome = run(store)
+
+    (failure,) = outcome.failures
+    assert failure.sentence == "annotations shard 00001: error_fraction 0.3333 is above 0.05"
+    assert (failure.expectation, failure.where, failure.column, failure.observed) == (
+        "expect_column_values_to_be_between",
+        "annotations shard 00001",
+        "error_fraction",
+        pytest.approx(1 / 3, abs=1e-5),
+    )
+    assert not store.exists(MARKER)
+
+
+def test_a_response_without_its_form_fails_in_its_shard_and_names_the_pair(make_store: MakeStore) -> None:
+    store = make_store(cold_start=only(0, lambda rows: rows[2].update(query_response="<think>no end")))
+
+    sentences = run(store).message
+
+    assert "cold_start shard 00000: form_share is 0.9, not 1" in sentences
+    (pair,) = [r["pair_id"] for r in store.iterate("cold_start") if r["query_response"] == "<think>no end"]
+    assert f"cold_start pair {pair}: query_response does not have its form: '<think>no end'" in sentences
+
+
+@pytest.mark.parametrize(
+    ("table", "change", "sentence"),
+    [
+        ("cold_start", {"target_media": None}, "cold_start shard 00001: null_target_media is 1, not 0"),
+        ("cold_start", {"pair_id": "x" * 32}, r"pair_id does not have its form"),
+        ("cold_start", {"modality": "smell"}, "modality 'smell' is not one of image, video, visdoc"),
+        ("cold_start", {"query_prompt": "no token"}, "query_prompt does not have its form: 'no token'"),
+        ("verdicts", {"reasons": ["loop"]}, "verdicts shard 00001: contradictory_verdicts is 1, not 0"),
+        ("sides", {"uses": 7}, "totals: the uses of the sides are two per pair: difference is 6, not 0"),
+        ("rl", {"query_prompt": None}, "rl shard 00001: null_query_prompt is 1, not 0"),
+    ],
+)
+def test_each_fault_is_named_where_it_is(
+    make_store: MakeStore, table: str, change: dict[str, Any], sentence: str
+) -> None:
+    store = make_store(**{table: only(1, lambda rows: rows[0].update(change))})
+
+    outcome = run(store)
+
+    assert not outcome.success
+    assert re.search(sentence, outcome.message), outcome.message
+
+
+def test_a_pair_published_though_a_side_was_dropped_breaks_the_totals(make_store: MakeStore) -> None:
+    store = make_store(verdicts=only(0, lambda rows: rows[0].update(kept=False, reasons=["loop"])))
+
+    assert "a pair is in cold_start when both its sides are kept, and only then: difference is 1" in run(store).message
+
+
+def test_a_damaged_shard_fails_by_name_instead_of_raising(make_store: MakeStore) -> None:
+    store = make_store()
+    path = Path(store.at("cold_start/00001.parquet"))
+    path.write_bytes(path.read_bytes()[:-40])
+
+    outcome = run(store)
+
+    assert [failure.where for failure in outcome.failures] == ["cold_start shard 00001"]
+    assert "is not the one its entry names" in outcome.message
+
+
+def test_too_few_pairs_and_too_few_kept_fail_by_the_recipe(make_store: MakeStore) -> None:
+    outcome = run(make_store(), Validation(min_pairs=100, min_kept_fraction=0.9))
+
+    assert "data set v1: cold_start_pairs 10 is below 100" in outcome.message
+    assert "data set v1: kept_fraction 0.8333 is below 0.9" in outcome.message
+
+
+def test_a_failure_removes_the_marker_of_an_earlier_success(make_store: MakeStore) -> None:
+    store = make_store()
+    run(store)
+    assert store.exists(MARKER)
+
+    run(store, Validation(min_pairs=100))
+
+    assert not store.exists(MARKER)
+
+
+def test_a_data_set_that_was_not_validated_is_refused_with_what_to_do(make_store: MakeStore) -> None:
+    with pytest.raises(ValidationFailed, match=r"has not been validated.*umer1 validate"):
+        require_validated(make_store(), "any")
+
+
+def test_a_validated_data_set_whose_content_changed_is_refused(make_store: MakeStore) -> None:
+    store = make_store()
+    run(store)
+    store.write_shard("cold_start", "00001", store.read_shard("cold_start", "00001").slice(1))
+
+    with pytest.raises(ValidationFailed, match=r"changed after it was validated.*umer1 validate"):
+        require_validated(store, data_hash(store))
+
+
+def test_the_data_docs_need_no_network_and_run_no_script(make_store: MakeStore) -> None:
+    text = "<script>alert(1)</script><h1>big</h1>"
+    store = make_store(cold_start=only(0, lambda rows: rows[0].update(query_response=text, modality=text)))
+
+    outcome = run(store)
+
+    pages = [Path(name) for name in store.fs.find(store.at("report/validation"))]
+    assert Path(outcome.docs) in pages and len(pages) > 5
+    for page in pages:
+        html = page.read_text()
+        assert "<script" not in html and "<h1>big" not in html
+        assert not re.search(r'(src|href)="https?:', html)
+        for link in re.findall(r'href="([^"#]+)"', html):
+            assert (page.parent / link).exists() or link == "../index.html", f"{page.name} links to {link}"

@@ -1,0 +1,143 @@
+"""Where every row went, by source, and what the tokens bought.
+
+Guarantees: counted over the shards themselves, except for what never became a row (read, not drawn), which the
+sampling stage counted; `check_totals` holds the two against each other.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import duckdb
+
+from umer1_core.query import connect, rows, scan
+from umer1_core.store import Store
+
+_COLUMNS = {
+    "pairs": ["pair_id", "source", "modality", "query_key", "target_key"],
+    "rejections": ["source", "reason"],
+    "sides": ["side_key", "uses"],
+    "annotations": ["side_key", "finish_reason", "prompt_tokens", "completion_tokens"],
+    "verdicts": ["side_key", "kept", "reasons"],
+    "cold_start": ["source"],
+    "rl": ["source"],
+}
+# A pair whose side has no verdict at all is dropped for `no_verdict`.
+_JUDGED = """
+CREATE TEMP TABLE judged AS
+SELECT pair_id, pairs.source, modality, coalesce(q.kept AND t.kept, false) AS kept,
+       list_distinct(list_concat(coalesce(q.reasons, ['no_verdict']), coalesce(t.reasons, ['no_verdict']))) AS reasons
+FROM pairs LEFT JOIN verdicts q ON q.side_key = query_key LEFT JOIN verdicts t ON t.side_key = target_key
+"""
+_PAIRS = """
+SELECT source, any_value(modality) AS modality, count(*) AS pairs, count(*) FILTER (kept) AS kept,
+       count(*) FILTER (NOT kept) AS dropped_pairs
+FROM judged GROUP BY source
+"""
+_DROPPED = (
+    "SELECT source, reason, count(*) AS n FROM (SELECT source, unnest(reasons) AS reason FROM judged) GROUP BY ALL"
+)
+_LEDGER = """
+SELECT count(*) AS sides, coalesce(sum(uses), 0)::BIGINT AS uses,
+       count(*) FILTER (finish_reason <> 'error') AS annotated,
+       count(*) FILTER (finish_reason = 'error') AS failed,
+       coalesce(sum(prompt_tokens), 0)::BIGINT AS prompt_tokens,
+       coalesce(sum(completion_tokens), 0)::BIGINT AS completion_tokens,
+       coalesce(sum(completion_tokens) FILTER (kept), 0)::BIGINT AS useful_tokens,
+       coalesce(sum((uses - 1) * completion_tokens), 0)::BIGINT AS saved_tokens
+FROM sides LEFT JOIN annotations USING (side_key) LEFT JOIN verdicts USING (side_key)
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class FunnelRow:
+    """One source. `dropped`: pairs with that reason on either side; a pair may count under several."""
+
+    source: str
+    modality: str
+    read: int
+    not_drawn: int
+    rejected: dict[str, int]
+    pairs: int
+    kept: int
+    dropped: dict[str, int]
+    dropped_pairs: int
+    cold_start: int
+    rl: int
+
+
+def funnel(store: Store) -> list[FunnelRow]:
+    """Every source that was read, by name."""
+    sampled = _sampled(store)
+    with connect() as connection:
+        for table in ("pairs", "rejections", "verdicts", "cold_start", "rl"):
+            scan(connection, store, table, _COLUMNS[table])
+        connection.execute(_JUDGED)
+        pairs = {row["source"]: row for row in rows(connection, _PAIRS)}
+        dropped = _by_reason(rows(connection, _DROPPED))
+        rejected = _by_reason(rows(connection, "SELECT source, reason, count(*) AS n FROM rejections GROUP BY ALL"))
+        published = {table: _by_source(connection, table) for table in ("cold_start", "rl")}
+    nothing: dict[str, Any] = {"modality": "", "read": 0, "not_drawn": 0, "pairs": 0, "kept": 0, "dropped_pairs": 0}
+    return [
+        FunnelRow(
+            rejected=rejected[source],
+            dropped=dropped[source],
+            cold_start=published["cold_start"][source],
+            rl=published["rl"][source],
+            **(nothing | {"source": source} | sampled.get(source, {}) | pairs.get(source, {})),
+        )
+        for source in sorted(sampled.keys() | pairs.keys())
+    ]
+
+
+def ledger(store: Store) -> dict[str, int]:
+    """Tokens and generations. `saved_*`: what annotating equal sides again would have cost."""
+    with connect() as connection:
+        for table in ("sides", "annotations", "verdicts"):
+            scan(connection, store, table, _COLUMNS[table])
+        counts = {name: int(value) for name, value in rows(connection, _LEDGER)[0].items()}
+    return counts | {
+        "wasted_tokens": counts["completion_tokens"] - counts["useful_tokens"],
+        "saved_generations": counts["uses"] - counts["sides"],
+    }
+
+
+def check_totals(funnel_rows: Sequence[FunnelRow]) -> list[str]:
+    """The identities that do not hold, each as a sentence; none when every row is accounted for."""
+    broken = []
+    for row in funnel_rows:
+        rejected = sum(row.rejected.values())
+        if row.read != row.not_drawn + rejected + row.pairs:
+            broken.append(
+                f"{row.source}: {row.read} rows read, but {row.not_drawn} not drawn + {rejected} rejected "
+                f"+ {row.pairs} pairs"
+            )
+        if row.pairs != row.kept + row.dropped_pairs:
+            broken.append(f"{row.source}: {row.pairs} pairs, but {row.kept} kept + {row.dropped_pairs} dropped")
+        if row.kept != row.cold_start:
+            broken.append(f"{row.source}: {row.kept} pairs kept, but {row.cold_start} in cold_start")
+    return broken
+
+
+def _sampled(store: Store) -> dict[str, dict[str, Any]]:
+    """What sampling counted, by the source its rows are called."""
+    return {
+        source: {"modality": entry.metrics["modality"], "read": counts["read"], "not_drawn": counts["not_drawn"]}
+        for entry in store.entries("rejections")
+        for source, counts in entry.metrics["by_source"].items()
+    }
+
+
+def _by_source(connection: duckdb.DuckDBPyConnection, table: str) -> Counter[str]:
+    counted = rows(connection, f"SELECT source, count(*) AS n FROM {table} GROUP BY source")
+    return Counter({row["source"]: int(row["n"]) for row in counted})
+
+
+def _by_reason(counted: list[dict[str, Any]]) -> dict[str, dict[str, int]]:
+    reasons: dict[str, dict[str, int]] = defaultdict(dict)
+    for row in sorted(counted, key=lambda row: str(row["reason"])):
+        reasons[row["source"]][row["reason"]] = int(row["n"])
+    return reasons

@@ -156,6 +156,9 @@ class Training(Section):
     token_loss: Literal["token_mean", "sample_sum"] = Field(
         default="token_mean", description="sample_sum: eq. 3 to the letter; token_mean: over all tokens of the batch"
     )
+    response_noise: float = Field(
+        default=0.0, ge=0, lt=1, description="Share of the response's words that the model reads wrong, labels kept"
+    )
     freeze_vision: bool = Field(default=True, description="Train merger and language model; a miniature trains all")
     max_tokens: int = Field(default=12_288, ge=64)
     checkpoint_every: int = Field(default=500, ge=1)

@@ -15,6 +15,9 @@ from umer1_core.status import enter_stage
 from umer1_core.store import Store, fingerprint
 from umer1_core.versions import Version, local_folder
 
+# The embedded server is back within minutes or not at all; others may be waited for longer.
+_EMBEDDED_DEADLINE_SECONDS = 300.0
+
 
 def shard_fingerprints(recipe: Recipe, version: Version, shards: list[str]) -> dict[str, str]:
     """What each annotation shard depends on: its sides, the annotator and the parent it may take over from."""
@@ -45,13 +48,16 @@ def annotator(recipe: Recipe, version: Version, pending: list[str]) -> Iterator[
 
 @task(name="annotate", task_run_name="annotate shard {shard}", **TASK_OPTIONS)
 def annotate(shard: str, recipe: Recipe, version: Version, endpoints: list[str]) -> str:
-    store = version.store
+    store, settings = version.store, recipe.annotation
     reused, rounds = _from_parent(recipe, version, shard)
+    # The recipe's concurrency is for an endpoint; shards in progress share it.
+    limits: dict[str, float] = {"concurrency": max(1, settings.concurrency // recipe.workers)}
+    if not settings.endpoints:
+        limits["deadline_s"] = min(settings.deadline_s, _EMBEDDED_DEADLINE_SECONDS)
     entry = annotate_shard(
         store,
         shard,
-        # The recipe's concurrency is for an endpoint; shards in progress share it.
-        recipe.annotation.model_copy(update={"concurrency": max(1, recipe.annotation.concurrency // recipe.workers)}),
+        settings.model_copy(update=limits),
         endpoints,
         local_folder(store, "journal"),
         shard_fingerprints(recipe, version, [shard])[shard],

@@ -1,10 +1,10 @@
 """Filtering: one task a shard."""
 
 from prefect import get_run_logger, task
-from umer1_core.filtering.filter import filter_shard, load_tokenizer
 
 from schemas.recipe import Recipe
 from tasks.common import TASK_OPTIONS
+from umer1_core.filtering.filter import filter_shard, load_tokenizer
 from umer1_core.recipes import locate_model
 from umer1_core.store import Store, fingerprint
 from umer1_core.template import CLEAN_VERSION

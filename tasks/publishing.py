@@ -2,13 +2,13 @@
 
 from prefect import get_run_logger, task
 from prefect.artifacts import create_link_artifact, create_markdown_artifact
-from umer1_core.publishing.card import write_card
-from umer1_core.publishing.report import write_report
 
 from schemas.recipe import Recipe
 from tasks.common import TASK_OPTIONS
 from umer1_core.annotation.annotator import annotator_fingerprint
+from umer1_core.publishing.card import write_card
 from umer1_core.publishing.publish import publish
+from umer1_core.publishing.report import write_report
 from umer1_core.status import enter_stage
 from umer1_core.store import Store
 from umer1_core.versions import Version

@@ -6,13 +6,13 @@ from uuid import UUID
 
 from prefect import get_run_logger, task
 from prefect.artifacts import create_markdown_artifact, create_progress_artifact, update_progress_artifact
-from umer1_core.evaluation.evaluate import evaluate_recipe
-from umer1_core.publishing.report import write_report
-from umer1_core.sft.train import train
 
 from schemas.recipe import Recipe
 from tasks.common import TASK_OPTIONS
+from umer1_core.evaluation.evaluate import evaluate_recipe
+from umer1_core.publishing.report import write_report
 from umer1_core.sampling import held_out as held_out_pairs
+from umer1_core.sft.train import train
 from umer1_core.status import enter_stage
 from umer1_core.store import Store
 from umer1_core.versions import local_folder

@@ -34,7 +34,7 @@ def test_a_full_disk_is_named_and_leaves_no_partial_file(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", full)
     store = Store(str(tmp_path))
-    with pytest.raises(StorageError, match="No space left on device.*Free some space"):
+    with pytest.raises(StorageError, match=r"No space left on device.*Free some space"):
         store.write_bytes("cold_start/a.parquet", b"data")
     assert list((tmp_path / "cold_start").iterdir()) == []
 

@@ -79,7 +79,10 @@ def data_url(media: Media) -> str:
         data = read_image(media)
         kind = Image.open(io.BytesIO(data)).get_format_mimetype() or "image/png"
         return f"data:{kind};base64,{base64.b64encode(data).decode()}"
-    return "data:video/jpeg;base64," + ",".join(base64.b64encode(f).decode() for f in read_frames(media))
+    frames = read_frames(media)
+    # GLM-4.1V sees frames in pairs and refuses a clip of one; a still shown twice is the same clip.
+    frames = frames * 2 if len(frames) == 1 else frames
+    return "data:video/jpeg;base64," + ",".join(base64.b64encode(frame).decode() for frame in frames)
 
 
 def clip_from_folder(folder: Path, count: int) -> Media:

@@ -10,7 +10,8 @@ from umer1_core.store import Store
 def text_sides(folder: Path, texts: list[str], shard: str = "00000") -> Store:
     store = Store(str(folder))
     rows = [
-        {"side_key": Side(t).key, "source": "own/x", "modality": "image", "uses": 1, "text": t, "media": []} for t in texts
+        {"side_key": Side(t).key, "source": "own/x", "modality": "image", "uses": 1, "text": t, "media": []}
+        for t in texts
     ]
     store.write_shard("sides", shard, rows)
     return store

@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -27,6 +28,7 @@ from umer1_core.recipes import locate_model
 
 Backend = Literal["vllm-gpu", "vllm-cpu", "transformers"]
 _STOP_SECONDS = 20
+_RESTARTS = 3
 _LOG_TAIL = 15
 
 
@@ -34,25 +36,62 @@ _LOG_TAIL = 15
 def embedded_annotator(
     annotation: Annotation, log: Path, say: Callable[[str], None] = lambda line: None
 ) -> Iterator[list[str]]:
-    """Yields the endpoint of a server that is up. Raises Fatal, with the log's end, when it does not come up."""
+    """Yields the endpoint of a server that is up. Raises Fatal, with the log's end, when it does not come up.
+
+    A server that dies while in use is started again at the same address, a few times; its requests are retried.
+    """
     backend = choose_backend(annotation.embedded.backend)
     port = _free_port()
     log.parent.mkdir(parents=True, exist_ok=True)
+    log.write_bytes(b"")
     say(_announcement(backend, annotation.model, log))
-    with open(log, "wb") as output:
-        process = subprocess.Popen(
-            _command(backend, annotation, port),
-            env=_environment(backend, annotation),
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+    server = _Server(_command(backend, annotation, port), _environment(backend, annotation), log)
     try:
-        seconds = _wait_until_healthy(process, port, annotation.embedded.start_timeout_s, log)
+        seconds = _wait_until_healthy(server.process, port, annotation.embedded.start_timeout_s, log)
         say(f"The annotator is up after {seconds:.0f} s.")
+        threading.Thread(target=server.keep_alive, args=(say,), daemon=True).start()
         yield [f"http://127.0.0.1:{port}/v1"]
     finally:
-        _stop(process)
+        server.stop()
+
+
+class _Server:
+    """The server's process, started again when it dies before it is told to stop."""
+
+    def __init__(self, command: list[str], environment: dict[str, str], log: Path) -> None:
+        self.command, self.environment, self.log = command, environment, log
+        self.stopping = threading.Event()
+        self.process = self._start()
+
+    def keep_alive(self, say: Callable[[str], None]) -> None:
+        restarts = 0
+        while not self.stopping.wait(1.0):
+            if self.process.poll() is not None and restarts < _RESTARTS:
+                restarts += 1
+                say(f"The annotator died (exit {self.process.returncode}); starting it again, see {self.log}.")
+                _end_group(self.process)
+                self.process = self._start()
+
+    def stop(self) -> None:
+        self.stopping.set()
+        if self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(_STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+        _end_group(self.process)
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        with open(self.log, "ab") as output:
+            return subprocess.Popen(
+                self.command,
+                env=self.environment,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
 
 
 def choose_backend(wanted: str) -> Backend:
@@ -98,7 +137,10 @@ def _command(backend: Backend, annotation: Annotation, port: int) -> list[str]:
     command += ["--host", "127.0.0.1", "--port", str(port), "--generation-config", "vllm"]
     command += ["--max-model-len", str(embedded.max_model_len), "--max-num-seqs", str(embedded.max_num_seqs)]
     if backend == "vllm-cpu":
-        command.append("--enforce-eager")
+        # A prompt that is prefilled in chunks rewinds its request's random generator, which the CPU's cannot:
+        # the engine dies of it ("CPU Generator does not use offset").
+        budget = str(max(embedded.max_model_len, 8192))
+        command += ["--enforce-eager", "--no-enable-chunked-prefill", "--max-num-batched-tokens", budget]
     return command + embedded.arguments
 
 
@@ -140,15 +182,8 @@ def _tail(log: Path) -> str:
     return "\n".join(log.read_text(errors="replace").splitlines()[-_LOG_TAIL:]) + f"\n(the whole log: {log})"
 
 
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    """Ends the server and its workers: they share a process group of their own."""
-    if process.poll() is None:
-        process.terminate()
-        try:
-            process.wait(_STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+def _end_group(process: subprocess.Popen[bytes]) -> None:
+    """The server and its workers share a process group; what is left of it would hold memory and the port."""
     try:
         os.killpg(process.pid, signal.SIGKILL)
     except ProcessLookupError:

@@ -95,8 +95,7 @@ def _render_page(page: Page, rng: random.Random, scale: int) -> Image.Image:
     draw = ImageDraw.Draw(image)
     draw.rectangle((2 * scale, 2 * scale, width - 2 * scale - 1, 13 * scale), fill=RGB[TOPIC_COLOUR[page.topic]])
     font = ImageFont.load_default(size=6 * scale)
-    ink = _OUTLINE if TOPIC_COLOUR[page.topic] in ("yellow", "cyan") else (255, 255, 255)
-    draw.text((width / 2, 7.5 * scale), page.topic, fill=ink, font=font, anchor="mm")
+    draw.text((width / 2, 7.5 * scale), page.topic, fill="white", font=font, anchor="mm")
     for cell in page.cells:
         left, top = 16 * (cell.slot % 2), 16 + 16 * (cell.slot // 2)
         box = (left * scale + 2, top * scale + 2, (left + 16) * scale - 3, (top + 16) * scale - 3)

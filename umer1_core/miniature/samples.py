@@ -184,7 +184,7 @@ def _ok_vqa(rng: random.Random, split: Split) -> PairSample:
     scene = draw_scene(rng, split)
     thing = rng.choice(scene.things)
     name = f"{thing.size} {thing.colour} {thing.shape}"
-    place = (f"What is at the {thing.place}?", f"The question is about {thing.place}: {name}.", name)
+    place = (f"What is at the {thing.place}?", f"At the {thing.place} is a {name}.", name)
     colours = " and ".join(t.colour for t in scene.things)
     shapes = " and ".join(f"{t.colour} {t.shape}" for t in scene.things)
     forms = [place, place, ("Which shapes can be seen?", f"The image shows {shapes}.", shapes)]
@@ -202,7 +202,7 @@ def _a_okvqa(rng: random.Random, split: Split) -> PairSample:
     answer = thing_phrase(thing)
     forms = (f"Where is the {thing.colour} {thing.shape}?", f"What is the {thing.colour} object?")
     wrong = thing_phrase(_other_thing(rng, split, scene))
-    thought = f"The question is about {thing.colour}: {answer}."
+    thought = f"The {thing.colour} object is a {answer}."
     return _question_pair("mmeb/A-OKVQA", scene, rng.choice(forms), thought, answer, wrong)
 
 

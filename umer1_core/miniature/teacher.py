@@ -23,9 +23,9 @@ from umer1_core.miniature.teacher_model import new_teacher, reply_logits, teache
 from umer1_core.miniature.teacher_text import train_tokenizer, write_processors
 
 TEACHER = Path(__file__).parent / "teacher"
-STEPS, BATCH, SEED = 2200, 32, 7
+STEPS, BATCH, SEED = 2300, 32, 7
 MUON_RATE, ADAM_RATE = 5e-3, 4e-3
-WARM_UP, DECAY_FROM, FULL_PROMPT_FROM = 40, 0.5, 0.82
+WARM_UP, DECAY_FROM, FULL_PROMPT_FROM = 40, 0.5, 0.8
 _CLIP = 1.0
 
 

@@ -30,7 +30,7 @@ IMAGE_MEAN, IMAGE_STD = 0.5, 0.25
 _CORRUPTED = 0.2
 _CORRUPTED_BESIDE_TEXT = 0.05  # text is copied, and copying leans on the words before
 _ATTRIBUTE_WEIGHT = 2.0
-_OUTSIDE = 0.04
+_OUTSIDE = 0.03
 # (source, side, weight): what is hard is drawn more often.
 _DRAWS = (
     ("mmeb/MSCOCO_i2t", "query", 8),
@@ -55,7 +55,6 @@ _DRAWS = (
     ("visrag", "query", 5),
     ("visrag", "target", 10),
 )
-UNKNOWN_CLIP = world.Clip("", "", "", "", "")
 _SECONDS = ((0, 2, 4, 6), (0, 2, 4, 6), (0, 1, 2, 3), (0, 0, 1, 1), (0, 4, 8, 12), (1, 3, 5, 7))
 
 
@@ -187,9 +186,6 @@ def _outside_side(rng: random.Random) -> SideSample:
     )
     if rng.random() < 0.5:
         return SideSample("text", text.capitalize(), None, "The text says something unknown.", "unknown text")
-    if rng.random() < 0.3:
-        instruction = rng.choice((say.VIDEO_TARGET, *say.VIDEO_PROMPTS, say.VIDEO_QUESTION + text + "?"))
-        return SideSample("clip", instruction, UNKNOWN_CLIP, "The video shows something unknown.", "unknown video")
     instruction = rng.choice((say.IMAGE_TARGET, say.I2T, say.QUESTION + text + "?", ""))
     return SideSample("image", instruction, world.Scene(()), "The image shows something unknown.", "unknown image")
 
@@ -202,13 +198,8 @@ def _pictures(rng: random.Random, side: SideSample) -> list[np.ndarray]:
         return [_doubled(_blotches(rng))]
     if not isinstance(side.picture, world.Clip):
         return [_doubled(_shrink(render_image(side.picture, rng)))]
-    count = 8 if rng.random() < 0.85 else rng.choice((2, 4, 6))
-    if side.picture == UNKNOWN_CLIP:
-        still = _blotches(rng)
-        frames = [np.asarray(still.rotate(5 * i * (rng.random() < 0.5))) for i in range(count)]
-    else:
-        frames = [np.asarray(_shrink(frame)) for frame in render_media(side.picture, rng, count)]
-    return [np.stack(frames[i : i + 2]) for i in range(0, count, 2)]
+    frames = [np.asarray(_shrink(frame)) for frame in render_media(side.picture, rng)]
+    return [np.stack(frames[i : i + 2]) for i in range(0, 8, 2)]
 
 
 def _shrink(image: Image.Image) -> Image.Image:

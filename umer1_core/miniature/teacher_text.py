@@ -89,8 +89,7 @@ def _corpus(rng: random.Random) -> list[str]:
         ANNOTATION_PROMPT,
         *say.OTHER_IMAGE,
         *say.OTHER_TEXT,
-        "Let me look again. I hope this helps. The text says something unknown. unknown text",
-        "unknown image unknown video",
+        "Let me look at the again. I hope this helps.",
     ]
     lines = [line for line in fixed for _ in range(400)]
     for source in PAIR_MAKERS:

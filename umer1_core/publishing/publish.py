@@ -23,9 +23,7 @@ def publish(version: Version, recipe: Recipe, annotator: str) -> dict[str, Any]:
     sources = content_hash([*store.entries("pairs"), *store.entries("verdicts"), *store.entries("annotations")])
     made_from = fingerprint(sources, settings.model_dump(), TRAINING_PROMPT_VERSION)
     cold_start = publish_cold_start(store, settings.shard_rows, made_from)
-    rl = publish_rl(
-        store, settings.rl_pairs, settings.rl_image_sources, recipe.seed, settings.shard_rows, made_from
-    )
+    rl = publish_rl(store, settings.rl_pairs, settings.rl_image_sources, recipe.seed, settings.shard_rows, made_from)
     rows = funnel(store)
     return store.collect_manifest(
         name=recipe.name,

@@ -42,7 +42,7 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A block of the flow. `from_y` is where its ribbon leaves the block before; label_y is its middle, apart from the next."""
+    """A block of the flow. `from_y`: where its ribbon leaves the block before; `label_y`: its middle."""
 
     label: str
     tone: str

@@ -1,8 +1,8 @@
 """The `cold_start` table as batches of pairs: same-source blocks, seeded, resumable.
 
-Guarantees: the batch of a step depends on (data set, seed, step) alone, so a resumed training sees what an uninterrupted
-one would have; an epoch visits every row at most once, and all but the last incomplete batch; no more than a window of
-shards is in memory.
+Guarantees: the batch of a step depends on (data set, seed, step) alone, so a resumed training sees what one that ran
+through would have; an epoch visits a row at most once and leaves out only its last, incomplete batch; no more than a
+window of shards is in memory.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""AdamW, or Muon for the matrices inside the network with AdamW for the rest; the rate as a pure function of the step."""
+"""AdamW, or Muon for the inner matrices with AdamW for the rest; the rate as a pure function of the step."""
 
 from __future__ import annotations
 

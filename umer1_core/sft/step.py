@@ -7,7 +7,7 @@ passed through the model; rows of like length go together, so little is computed
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -37,6 +37,7 @@ class LossSettings:
     temperature: float
     direction: Direction
     token_loss: TokenReduction
+    response_noise: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +64,7 @@ class _Pass:
 def sft_step(backbone: Backbone, pairs: Sequence[PairRows], settings: LossSettings) -> StepLosses:
     """Accumulate the gradient of equation 4 over the batch and return its terms."""
     count = len(pairs)
-    passed = _forward(backbone, [p.query for p in pairs] + [p.target for p in pairs])
+    passed = _forward(backbone, [p.query for p in pairs] + [p.target for p in pairs], settings.response_noise)
     equal = equal_entries([p.query_key for p in pairs], [p.target_key for p in pairs]).to(passed.gen.device)
     terms = [
         info_nce(vectors[:count], vectors[count:], settings.temperature, equal, settings.direction)
@@ -75,10 +76,22 @@ def sft_step(backbone: Backbone, pairs: Sequence[PairRows], settings: LossSettin
     return StepLosses(loss.item(), terms[0].item(), terms[1].item(), token.item(), passed.tokens)
 
 
-def _forward(backbone: Backbone, rows: Sequence[Row]) -> _Pass:
+def misread(ids: Tensor, labels: Tensor, share: float, kept: Sequence[int]) -> Tensor:
+    """Put other words of the batch's responses in the place of some, so that attributes are read from the input.
+
+    ids, labels: [batch, length]; kept: ids that stay, as `<gen_emb>`. Draws from torch's random state.
+    """
+    words = (labels != IGNORED) & ~torch.isin(ids, ids.new_tensor(kept))
+    chosen = words & (torch.rand(ids.shape) < share).to(ids.device)
+    pool = ids[words]
+    drawn = pool[torch.randint(len(pool), (int(chosen.sum()),)).to(ids.device)]
+    return ids.masked_scatter(chosen, drawn)
+
+
+def _forward(backbone: Backbone, rows: Sequence[Row], noise: float) -> _Pass:
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
     parts = [
-        _forward_group(backbone, [rows[i] for i in order[first : first + _ROWS_AT_A_TIME]])
+        _forward_group(backbone, [rows[i] for i in order[first : first + _ROWS_AT_A_TIME]], noise)
         for first in range(0, len(order), _ROWS_AT_A_TIME)
     ]
     back = torch.tensor(order, device=backbone.device).argsort()
@@ -90,8 +103,12 @@ def _forward(backbone: Backbone, rows: Sequence[Row]) -> _Pass:
     )
 
 
-def _forward_group(backbone: Backbone, rows: Sequence[Row]) -> _Pass:
+def _forward_group(backbone: Backbone, rows: Sequence[Row], noise: float) -> _Pass:
     batch = collate(rows, backbone.ids, backbone.device)
+    if noise:
+        batch = replace(
+            batch, ids=misread(batch.ids, batch.labels, noise, (backbone.ids.gen, backbone.ids.end_of_turn))
+        )
     hidden = hidden_states(backbone, batch)
     gen = read_embeddings(hidden, batch.ids, backbone.ids.gen, batch.assistant)
     disc = read_embeddings(hidden, batch.ids, backbone.ids.disc, batch.user)

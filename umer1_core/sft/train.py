@@ -89,7 +89,9 @@ class _Training:
         self.backbone = _prepare(load_backbone(self.base), training)
         self.encoder = Encoder(self.backbone, training.max_tokens)
         self.optimizers = make_optimizers(self.backbone.model, training)
-        self.settings = LossSettings(training.temperature, training.direction, training.token_loss)
+        self.settings = LossSettings(
+            training.temperature, training.direction, training.token_loss, training.response_noise
+        )
         self.rejected: dict[str, BadInput] = {}
 
     def run(self, on_progress: Progress) -> TrainReport:

@@ -38,9 +38,9 @@ th { font-weight: 600; color: var(--soft); font-size: .85rem } .number { text-al
 .failures { list-style: none; padding: 0 } .failures li { border-left: 3px solid var(--bad); padding: .35rem .9rem;
   margin: .4rem 0; background: var(--bad-bg); overflow-wrap: anywhere }
 .text-danger { color: var(--bad) } .text-success { color: var(--good) } i.fas { font-style: normal; font-weight: 700 }
-.fa-times::before { content: "✗ fails" } .fa-check-circle::before { content: "✓ holds" }
-.fa-exclamation-triangle::before { content: "! error" } .badge { font-family: ui-monospace, monospace;
-  font-size: .85em; overflow-wrap: anywhere } .collapse:empty { display: none }
+.fa-times::before { content: "✗" } .fa-check-circle::before { content: "✓" } th:first-child { min-width: 5rem }
+.fa-exclamation-triangle::before { content: "!" } .badge { font-family: ui-monospace, monospace;
+  font-size: .85em; overflow-wrap: anywhere } .collapse, [data-toggle=collapse] { display: none }
 """
 
 

@@ -44,7 +44,7 @@ def validate(store: Store, validation: Validation, data_hash: str) -> Validation
     frames = _frames(store, validation)
     with tempfile.TemporaryDirectory(prefix="umer1-validation-") as folder:
         findings = check(frames, suites(validation), Path(folder))
-        publish_docs(Path(folder), store, DOCS, store.root.rsplit("/", 1)[-1], data_hash, findings)
+        publish_docs(Path(folder), store, DOCS, " ".join(store.root.split("/")[-2:]), data_hash, findings)
     if not findings.failures:
         store.write_json(
             MARKER,

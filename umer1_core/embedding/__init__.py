@@ -1,0 +1,1 @@
+"""Embeddings of queries and targets by a trained student."""

@@ -1,5 +1,6 @@
 """The line of rooms that both data deployments walk: sampling, annotation, filtering, publishing, validation."""
 
+from prefect import get_run_logger
 from prefect.futures import PrefectFuture, wait
 
 from schemas.recipe import Recipe
@@ -16,7 +17,7 @@ from umer1_core.versions import Version, exclusive
 def build_version(recipe: Recipe, version: Version) -> str:
     """Bring a version to the end of the line; returns its root. Every step is skipped where it is already done."""
     root = version.root
-    with exclusive(root, "build"), progress_board(root), shard_runner(recipe) as shards:
+    with exclusive(root, "build", get_run_logger().info), progress_board(root), shard_runner(recipe) as shards:
         specs = find_sources(recipe, root)
         all_done([shards.submit(sample, {"spec": spec, "recipe": recipe, "root": root}) for spec in specs])
         sides = index(recipe, root)

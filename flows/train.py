@@ -3,14 +3,20 @@
 prefect deployment run train/default -p dataset=runs/miniature/v1
 """
 
-from prefect import flow
+from prefect import flow, get_run_logger
+from prefect.runtime import flow_run
 
 from tasks.training import evaluate_student, refresh_report, sample_held_out, train_student
 from umer1_core.validation.validate import require_validated
 from umer1_core.versions import exclusive, recipe_of, resolve
 
 
-@flow(name="train", flow_run_name="train {dataset}", validate_parameters=True)
+def run_name() -> str:
+    """`train miniature v1`: the ends of the path say which data set; all of it would not fit the UI."""
+    return " ".join(["train", *str(flow_run.parameters["dataset"]).rstrip("/").split("/")[-2:]])
+
+
+@flow(name="train", flow_run_name=run_name, validate_parameters=True)
 def train(dataset: str) -> dict[str, float]:
     """dataset: the root of a validated version, or the output that holds it. Checkpoints resume.
 
@@ -19,7 +25,7 @@ def train(dataset: str) -> dict[str, float]:
     store = resolve(dataset)
     recipe = recipe_of(store)
     require_validated(store, store.read_json("manifest.json")["data_hash"])
-    with exclusive(store.root, "train"):
+    with exclusive(store.root, "train", get_run_logger().info):
         train_student(recipe, store.root)
         held_out = sample_held_out(recipe, store.root)
         scores = evaluate_student(recipe, store.root, held_out)

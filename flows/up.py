@@ -87,7 +87,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--port", type=int, default=DEFAULT_PORT)
     port = parser.parse_args().port
-    console = Console()
+    console = Console(soft_wrap=True, highlight=False)
     end_with_parent()
     os.environ["PREFECT_API_URL"] = api_url(port)
     os.environ[PARENT_VARIABLE] = str(os.getpid())  # flow runs are this process's children and end with it

@@ -1,7 +1,7 @@
 """Publishing: tables and manifest, then what a person reads: the card and the report."""
 
 from prefect import get_run_logger, task
-from prefect.artifacts import create_link_artifact, create_markdown_artifact
+from prefect.artifacts import create_markdown_artifact
 
 from schemas.recipe import Recipe
 from tasks.common import TASK_OPTIONS
@@ -29,13 +29,20 @@ def publish_tables(recipe: Recipe, version: Version) -> str:
 @task(name="report", **TASK_OPTIONS)
 def report(recipe: Recipe, root: str) -> str:
     path = write_report(Store(root), recipe, recipe.seed)
-    create_link_artifact(key="report", link=f"file://{path}", link_text="The report: funnel, lengths, gallery of pairs")
+    manifest = Store(root).read_json("manifest.json")
+    create_markdown_artifact(
+        key="report",
+        description=_headline(manifest["funnel"]),
+        # Browsers follow no link from a server's page to a file, so the path stands as text to copy.
+        markdown=f"# {manifest['name']} v{manifest['version']}\n\nThe funnel, lengths and a gallery of pairs:\n\n"
+        f"    {path}\n\nThe card: `{root}/README.md`\n",
+    )
     return path
 
 
 def _headline(funnel: list[dict]) -> str:
     pairs, kept = sum(row["pairs"] for row in funnel), sum(row["kept"] for row in funnel)
-    return f"{kept}/{pairs} pairs kept"
+    return f"{kept:,}/{pairs:,} pairs kept ({kept / max(1, pairs):.0%})"
 
 
 def _funnel(manifest: dict) -> str:

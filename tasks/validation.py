@@ -60,7 +60,6 @@ def start_training(root: str, data_hash: str) -> str:
             parameters={"dataset": root},
             timeout=0,
             as_subflow=False,
-            flow_run_name=f"train {root.rsplit('/', 2)[-2]} {root.rsplit('/', 1)[-1]}",
             idempotency_key=f"train:{data_hash}:{attempt}",
         )
         run = cast(FlowRun, deployment_run)  # a coroutine only inside an event loop

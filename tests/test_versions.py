@@ -1,5 +1,8 @@
 """The same recipe comes back to its version; another one, and a re-annotation, opens the next."""
 
+import threading
+import time
+
 import pytest
 
 from tests.test_recipes import SMALL
@@ -52,6 +55,24 @@ def test_a_version_is_found_by_its_root_and_by_its_output(tmp_path):
     assert resolve(version.root).root == resolve(str(tmp_path / "out")).root == version.root
     found = newest(str(tmp_path / "out"))
     assert found == version
+
+
+def test_a_second_writer_may_wait_for_the_first(tmp_path):
+    said: list[str] = []
+    order: list[str] = []
+
+    def second() -> None:
+        with exclusive(str(tmp_path), "build", said.append):
+            order.append("second")
+
+    with exclusive(str(tmp_path), "build"):
+        thread = threading.Thread(target=second)
+        thread.start()
+        while not said:
+            time.sleep(0.01)
+        order.append("first")
+    thread.join(10)
+    assert order == ["first", "second"] and "Waiting for it" in said[0]
 
 
 def test_two_writers_do_not_share_a_root(tmp_path):

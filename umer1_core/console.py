@@ -34,7 +34,7 @@ class StatusPrinter:
         line = stage_line(current)
         if self.live:
             self.live.update(line)
-        elif line != self.last_line and time.monotonic() - self.last_time > _LINE_SECONDS:
+        elif current.total != 1 and line != self.last_line and time.monotonic() - self.last_time > _LINE_SECONDS:
             self.console.print(line, highlight=False)
             self.last_line, self.last_time = line, time.monotonic()
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import re
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import IO, Literal
 
 from blake3 import blake3
 
@@ -23,6 +24,7 @@ from umer1_core.recipes import parse_recipe
 from umer1_core.store import Store, fingerprint
 
 Mode = Literal["build", "reannotate"]
+_WAIT_SECONDS = 1.0
 _VERSION = re.compile(r"v(\d+)$")
 
 
@@ -97,16 +99,30 @@ def resolve(location: str) -> Store:
 
 
 @contextlib.contextmanager
-def exclusive(root: str, what: str) -> Iterator[None]:
-    """One writer per root on a machine. Raises StorageError when another process holds it; freed by the kernel."""
+def exclusive(root: str, what: str, on_wait: Callable[[str], None] | None = None) -> Iterator[None]:
+    """One writer per root on a machine; the kernel frees the lock however its holder ends.
+
+    Waits for another holder where `on_wait` is given (called once, with a sentence); otherwise raises StorageError.
+    """
     path = _lock_file(root, what)
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise StorageError(f"Another run is at work on {root} ({what}).", "Wait for it, or stop it.") from error
+        if not _try_lock(file):
+            held = f"Another run is at work on {root} ({what})."
+            if on_wait is None:
+                raise StorageError(held, "Wait for it, or stop it.")
+            on_wait(f"{held} Waiting for it.")
+            while not _try_lock(file):
+                time.sleep(_WAIT_SECONDS)
         yield
+
+
+def _try_lock(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def is_held(root: str, what: str) -> bool:

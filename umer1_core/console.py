@@ -109,9 +109,14 @@ def _counts(manifest: dict[str, Any]) -> Table:
 
 
 def scores_table(scores: dict[str, Any], manifest: dict[str, Any]) -> Table:
-    """hit@1 of both embeddings and their oracle, against chance and the untrained student."""
+    """hit@1 of both embeddings and their oracle, against chance and the untrained student.
+
+    Per source: candidates are the source's targets, and sources are averaged; pooled: all targets of all sources.
+    """
     label = " (the miniature's world)" if manifest["recipe"].get("miniature") else ""
-    table = Table("held-out hit@1", "trained", "untrained", title=f"Scores{label}", title_justify="left")
+    title = f"Scores{label}: {scores['overall']['queries']:,} held-out queries"
+    pooled = f"trained, {scores['pooled']['candidates']:,} pooled candidates"
+    table = Table("hit@1", "trained, per source", "untrained", pooled, title=title, title_justify="left")
     for name in ("generative", "discriminative", "oracle", "chance"):
-        table.add_row(name, f"{scores['overall'][name]:.3f}", f"{scores['untrained'][name]:.3f}")
+        table.add_row(name, *(f"{scores[part][name]:.3f}" for part in ("overall", "untrained", "pooled")))
     return table

@@ -18,13 +18,13 @@ from transformers import AutoProcessor, Glm4vForConditionalGeneration
 from transformers.video_utils import VideoMetadata
 
 from umer1_core.media import open_image
-from umer1_core.miniature.accuracy import GREEDY, SERVER_FLAGS, TEACHER, Case, complete, draw_cases, serve
+from umer1_core.miniature.accuracy import GREEDY, TEACHER, Case, complete, draw_cases, serve
 from umer1_core.miniature.samples import KINDS
 from umer1_core.miniature.world import Clip
 
 pytestmark = pytest.mark.slow
 
-FLAGS = (*SERVER_FLAGS, "--dtype", "float32")
+FLAGS = ("--dtype", "float32")
 REQUEST: dict[str, Any] = {**GREEDY, "prompt_logprobs": 0, "return_token_ids": True, "logprobs": True}
 
 
@@ -36,8 +36,8 @@ def cases() -> list[Case]:
 
 
 def _answers(folder: Path, cases: list[Case], log: Path) -> list[dict[str, Any]]:
-    with serve(folder, log, FLAGS) as url:
-        return asyncio.run(complete(url, [case.messages() for case in cases], REQUEST))
+    with serve(folder, log, FLAGS) as endpoint:
+        return asyncio.run(complete(endpoint, str(folder), [case.messages() for case in cases], REQUEST))
 
 
 @pytest.fixture(scope="module")

@@ -11,14 +11,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import base64
-import os
 import random
-import socket
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,28 +22,19 @@ import aiohttp
 from rich.console import Console
 from rich.table import Table
 
-from umer1_core.errors import Fatal
+from umer1_core.annotation.embedded import embedded_annotator
 from umer1_core.miniature.layouts import SHARES
 from umer1_core.miniature.rendering import jpeg, png, render_media
 from umer1_core.miniature.samples import KINDS, SideSample, draw_pair, named_attributes
 from umer1_core.miniature.world import Clip, Page, Split
+from umer1_core.recipes import miniature_recipe
 from umer1_core.template import annotation_text, parse_annotation
 
 TEACHER = Path(__file__).parent / "teacher"
 # What the recipes use: at this temperature a share of the sides fails for the filters, as with the real teacher.
 SAMPLING: dict[str, float | int] = {"temperature": 0.8, "top_p": 1.0, "max_tokens": 192}
 GREEDY: dict[str, float | int] = {"temperature": 0.0, "max_tokens": 192}
-# On the CPU a request with a seed whose prefill is cut in chunks kills the engine of vLLM 0.32.
-_WHOLE_PREFILL = ("--no-enable-chunked-prefill", "--max-num-batched-tokens", "4096")
-SERVER_FLAGS = ("--enforce-eager", "--max-model-len", "4096", "--max-num-seqs", "32", *_WHOLE_PREFILL)
-SERVER_ENVIRONMENT = {
-    "VLLM_CPU_KVCACHE_SPACE": "1",
-    "OMP_NUM_THREADS": "1",
-    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-    "VLLM_NO_USAGE_STATS": "1",
-    "HF_HUB_OFFLINE": "1",
-}
-_START_SECONDS, _CONCURRENT = 240, 32
+_CONCURRENT = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,47 +170,26 @@ def _media(side: SideSample, rng: random.Random) -> tuple[bytes, ...]:
 
 
 @contextmanager
-def serve(folder: Path, log: Path | None = None, flags: Sequence[str] = SERVER_FLAGS) -> Iterator[str]:
-    """A vLLM server on a checkpoint; yields its URL and stops it afterwards."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [str(Path(sys.executable).with_name("umer1-vllm")), "serve", str(folder), "--port", str(port)]
-    command += ["--host", "127.0.0.1", "--served-model-name", "teacher", *flags]
-    with open(log or os.devnull, "wb") as sink:
-        process = subprocess.Popen(command, env=os.environ | SERVER_ENVIRONMENT, stdout=sink, stderr=sink)
-        try:
-            url = f"http://127.0.0.1:{port}"
-            _wait_until_healthy(url, process)
-            yield url
-        finally:
-            process.terminate()
-            process.wait(timeout=30)
-
-
-def _wait_until_healthy(url: str, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + _START_SECONDS
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            raise Fatal(f"vLLM ended with code {process.returncode} before it was ready.", "Look at its log.")
-        try:
-            with urllib.request.urlopen(f"{url}/health", timeout=2):
-                return
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.5)
-    raise Fatal(f"vLLM was not ready after {_START_SECONDS} s.", "Look at its log.")
+def serve(folder: Path, log: Path, arguments: Sequence[str] = ()) -> Iterator[str]:
+    """A vLLM server on a checkpoint under the miniature's settings; yields its OpenAI endpoint."""
+    annotation = miniature_recipe().annotation
+    embedded = annotation.embedded.model_copy(update={"backend": "vllm", "arguments": list(arguments)})
+    with embedded_annotator(
+        annotation.model_copy(update={"model": str(folder), "embedded": embedded}), log
+    ) as endpoints:
+        yield endpoints[0]
 
 
 async def complete(
-    url: str, conversations: Sequence[list[dict[str, Any]]], sampling: Mapping[str, Any]
+    endpoint: str, model: str, conversations: Sequence[list[dict[str, Any]]], sampling: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
     """The answers to conversations, in order, as OpenAI response bodies."""
     slots = asyncio.Semaphore(_CONCURRENT)
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=600)) as session:
 
         async def one(index: int, messages: list[dict[str, Any]]) -> dict[str, Any]:
-            body = {"model": "teacher", "messages": messages, "seed": index, **sampling}
-            async with slots, session.post(f"{url}/v1/chat/completions", json=body) as response:
+            body = {"model": model, "messages": messages, "seed": index, **sampling}
+            async with slots, session.post(f"{endpoint}/chat/completions", json=body) as response:
                 response.raise_for_status()
                 answer: dict[str, Any] = await response.json()
                 return answer
@@ -234,9 +197,9 @@ async def complete(
         return await asyncio.gather(*(one(i, messages) for i, messages in enumerate(conversations)))
 
 
-def ask(url: str, cases: Sequence[Case], sampling: Mapping[str, Any] = GREEDY) -> list[str]:
+def ask(endpoint: str, model: str, cases: Sequence[Case], sampling: Mapping[str, Any] = GREEDY) -> list[str]:
     """The raw completions of the teacher for cases."""
-    answers = asyncio.run(complete(url, [case.messages() for case in cases], sampling))
+    answers = asyncio.run(complete(endpoint, model, [case.messages() for case in cases], sampling))
     return [answer["choices"][0]["message"]["content"] or "" for answer in answers]
 
 
@@ -257,13 +220,15 @@ def main() -> None:
     parser.add_argument("--teacher", type=Path, default=TEACHER)
     parser.add_argument("--split", choices=("train", "dev", "heldout"), default="heldout")
     parser.add_argument("--pairs", type=int, default=600)
-    parser.add_argument("--log", type=Path, default=None, help="where vLLM's output goes")
+    parser.add_argument("--log", type=Path, default=Path("runs/accuracy.log"), help="where vLLM's output goes")
     arguments = parser.parse_args()
     cases = draw_cases(arguments.split, arguments.pairs)
     console = Console()
-    with serve(arguments.teacher, arguments.log) as url:
+    with serve(arguments.teacher, arguments.log) as endpoint:
         for name, sampling in (("greedy", GREEDY), ("as sampled", SAMPLING)):
-            figures = attribute_accuracy(ask(url, cases, sampling), [case.truth for case in cases])
+            figures = attribute_accuracy(
+                ask(endpoint, str(arguments.teacher), cases, sampling), [case.truth for case in cases]
+            )
             console.print(accuracy_table(f"Miniature teacher, {arguments.split}, {name}", figures))
 
 

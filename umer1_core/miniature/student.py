@@ -14,7 +14,6 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import torch
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import nn
 from transformers import (
     GenerationConfig,
@@ -26,6 +25,7 @@ from transformers import (
     Qwen2VLVideoProcessor,
 )
 
+from umer1_core.miniature.tokenizer import learn_tokenizer
 from umer1_core.template import ANSWER_CLOSE, ANSWER_OPEN, STUDENT_TAGS, THINK_CLOSE, THINK_OPEN
 
 PATCH, MERGE, TEMPORAL = 8, 2, 2
@@ -119,28 +119,14 @@ def student_config(vocabulary: dict[str, int]) -> Qwen2VLConfig:
 
 
 def train_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
-    tokenizer = Tokenizer(models.BPE())
-    digits = pre_tokenizers.Digits(individual_digits=True)
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, pre_tokenizers.ByteLevel(add_prefix_space=False)])
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=_LEARNED_VOCABULARY,
-        special_tokens=list(_SPECIAL),
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(texts, trainer)
-    plain = (*_TAGS, *shared_phrases(texts))
-    tokenizer.add_tokens([AddedToken(text, special=False, normalized=False) for text in plain])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        eos_token="<|im_end|>",
-        pad_token="<|endoftext|>",
-        padding_side="left",
-        clean_up_tokenization_spaces=False,
-        model_max_length=4096,
-        extra_special_tokens={"image_token": "<|image_pad|>", "video_token": "<|video_pad|>"},
-        chat_template=_CHAT_TEMPLATE,
+    return learn_tokenizer(
+        texts,
+        _LEARNED_VOCABULARY,
+        _SPECIAL,
+        (*_TAGS, *shared_phrases(texts)),
+        ("<|image_pad|>", "<|video_pad|>"),
+        "<|im_end|>",
+        _CHAT_TEMPLATE,
     )
 
 

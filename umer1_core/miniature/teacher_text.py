@@ -10,11 +10,11 @@ import json
 import random
 from pathlib import Path
 
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from umer1_core.miniature import instructions as say
 from umer1_core.miniature.samples import PAIR_MAKERS, SideSample, draw_pair
+from umer1_core.miniature.tokenizer import learn_tokenizer
 from umer1_core.template import (
     ANNOTATION_PROMPT,
     ANSWER_CLOSE,
@@ -60,27 +60,14 @@ _BOXED = 0.4
 
 def train_tokenizer(seed: int) -> PreTrainedTokenizerFast:
     """Train the tokenizer; the same seed gives the same file."""
-    tokenizer = Tokenizer(models.BPE())
-    digits = pre_tokenizers.Digits(individual_digits=True)
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, pre_tokenizers.ByteLevel(add_prefix_space=False)])
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=_LEARNED_VOCABULARY,
-        special_tokens=list(SPECIAL),
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(_corpus(random.Random(seed)), trainer)
-    tokenizer.add_tokens([AddedToken(tag, special=False, normalized=False) for tag in TEACHER_TAGS])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        eos_token="<|endoftext|>",
-        pad_token="<|endoftext|>",
-        padding_side="left",
-        clean_up_tokenization_spaces=False,
-        model_max_length=4096,
-        extra_special_tokens={"image_token": "<|image|>", "video_token": "<|video|>"},
-        chat_template=CHAT_TEMPLATE,
+    return learn_tokenizer(
+        _corpus(random.Random(seed)),
+        _LEARNED_VOCABULARY,
+        SPECIAL,
+        TEACHER_TAGS,
+        ("<|image|>", "<|video|>"),
+        "<|endoftext|>",
+        CHAT_TEMPLATE,
     )
 
 

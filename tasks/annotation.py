@@ -7,6 +7,7 @@ from prefect import get_run_logger, task
 
 from schemas.recipe import Recipe
 from tasks.common import TASK_OPTIONS
+from tasks.filtering import filter_tokenizer
 from umer1_core.annotation.annotator import annotator_fingerprint
 from umer1_core.annotation.embedded import embedded_annotator
 from umer1_core.annotation.engine import annotate_shard
@@ -29,7 +30,8 @@ def shard_fingerprints(recipe: Recipe, version: Version, shards: list[str]) -> d
 @task(name="plan annotation", **TASK_OPTIONS)
 def plan(recipe: Recipe, version: Version, shards: list[str]) -> list[str]:
     """The shards that still have sides to ask for; none of them means no annotator is started."""
-    enter_stage(version.store, "annotation")
+    enter_stage(version.store, "annotation", annotator="")
+    filter_tokenizer(recipe)  # better missed now than after the generations are paid for
     pending = pending_shards(version.store, shard_fingerprints(recipe, version, shards))
     get_run_logger().info("%d of %d shards are annotated already.", len(shards) - len(pending), len(shards))
     return pending
@@ -42,7 +44,13 @@ def annotator(recipe: Recipe, version: Version, pending: list[str]) -> Iterator[
         yield recipe.annotation.endpoints
         return
     log = local_folder(version.store, "logs") / "annotator.log"
-    with embedded_annotator(recipe.annotation, log, get_run_logger().info) as endpoints:
+    logger = get_run_logger()
+
+    def say(line: str) -> None:
+        logger.info(line)
+        enter_stage(version.store, "annotation", annotator=line)
+
+    with embedded_annotator(recipe.annotation, log, say) as endpoints:
         yield endpoints
 
 

@@ -1,6 +1,7 @@
 """Filtering: one task a shard."""
 
 from prefect import get_run_logger, task
+from tokenizers import Tokenizer
 
 from schemas.recipe import Recipe
 from tasks.common import TASK_OPTIONS
@@ -10,12 +11,17 @@ from umer1_core.store import Store, fingerprint
 from umer1_core.template import CLEAN_VERSION
 
 
+def filter_tokenizer(recipe: Recipe) -> Tokenizer:
+    """Counts the filters' tokens. Raises RecipeError when it cannot be had."""
+    return load_tokenizer(locate_model(recipe.filters.tokenizer or recipe.annotation.model))
+
+
 @task(name="filter", task_run_name="filter shard {shard}", **TASK_OPTIONS)
 def judge(shard: str, recipe: Recipe, root: str) -> str:
     store = Store(root)
     source = store.entry("annotations", shard)
     made_from = fingerprint(source.checksum if source else "", recipe.filters.model_dump(), CLEAN_VERSION)
-    tokenizer = load_tokenizer(recipe.filters.tokenizer or locate_model(recipe.annotation.model))
+    tokenizer = filter_tokenizer(recipe)
     entry = filter_shard(store, shard, recipe.filters, tokenizer, made_from)
     get_run_logger().info(
         "shard %s: %d of %d sides kept; %s", shard, entry.metrics["kept"], entry.rows, entry.metrics["reasons"]

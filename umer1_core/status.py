@@ -58,7 +58,7 @@ def read_status(store: Store) -> RunStatus:
     shards = _shards(store)
     stages = (
         _sampling(store, state),
-        _annotation(shards),
+        _annotation(shards, str(state.get("annotator", ""))),
         _filtering(store, shards),
         _publishing(store),
         _validation(store),
@@ -97,9 +97,9 @@ def _shards(store: Store) -> tuple[ShardStatus, ...]:
     return tuple(rows)
 
 
-def _annotation(shards: tuple[ShardStatus, ...]) -> StageStatus:
+def _annotation(shards: tuple[ShardStatus, ...], annotator: str) -> StageStatus:
     done, total = sum(s.annotated for s in shards), sum(s.rows for s in shards)
-    return StageStatus("annotation", done, total, "sides")
+    return StageStatus("annotation", done, total, "sides", annotator if done < total else "")
 
 
 def _filtering(store: Store, shards: tuple[ShardStatus, ...]) -> StageStatus:

@@ -27,6 +27,11 @@ from umer1_core.errors import Fatal
 from umer1_core.recipes import locate_model
 
 Backend = Literal["vllm-gpu", "vllm-cpu", "transformers"]
+_NAMES: dict[Backend, str] = {
+    "vllm-gpu": "vLLM on the GPU",
+    "vllm-cpu": "vLLM on the CPU",
+    "transformers": "transformers (slower than vLLM, the same protocol)",
+}
 _STOP_SECONDS = 20
 _RESTARTS = 3
 _LOG_TAIL = 15
@@ -48,7 +53,7 @@ def embedded_annotator(
     server = _Server(_command(backend, annotation, port), _environment(backend, annotation), log)
     try:
         seconds = _wait_until_healthy(server.process, port, annotation.embedded.start_timeout_s, log)
-        say(f"The annotator is up after {seconds:.0f} s.")
+        say(f"Served by {_NAMES[backend]}, up after {seconds:.0f} s.")
         threading.Thread(target=server.keep_alive, args=(say,), daemon=True).start()
         yield [f"http://127.0.0.1:{port}/v1"]
     finally:
@@ -118,12 +123,8 @@ def _installed(distribution: str) -> bool:
 
 
 def _announcement(backend: Backend, model: str, log: Path) -> str:
-    if backend == "transformers":
-        return (
-            f"vLLM is not installed: {Path(model).name} is served by transformers behind the same protocol, "
-            f"much slower. Log: {log}"
-        )
-    return f"Starting vLLM ({backend.removeprefix('vllm-').upper()}) with {Path(model).name}. Log: {log}"
+    missing = "" if _installed("vllm") or _installed("vllm-cpu") else "vLLM is not installed here. "
+    return f"{missing}Starting {_NAMES[backend]} with {Path(model).name}. Log: {log}"
 
 
 def _command(backend: Backend, annotation: Annotation, port: int) -> list[str]:

@@ -30,6 +30,15 @@ class _Job:
     seed: int
     answer: asyncio.Future[dict[str, Any]]
 
+    @property
+    def batch_key(self) -> tuple[Any, ...]:
+        """What a batch must share: sampling, and the kinds of media.
+
+        GLM-4.1V writes clips with image tokens; beside an image in one batch they are counted as the image's.
+        """
+        kinds = {part["type"] for message in self.conversation for part in message["content"]}
+        return (*self.sampling, *sorted(kinds))
+
 
 class Generator:
     """The model and its processor; `generate` answers a batch with equal sampling settings."""
@@ -96,7 +105,7 @@ def _part(part: dict[str, Any]) -> dict[str, Any]:
 
 
 class ChatServer:
-    """Collects waiting requests of equal sampling settings into batches."""
+    """Collects waiting requests into batches."""
 
     def __init__(self, name: str, generator: Generator, batch: int) -> None:
         self.name, self.generator, self.batch = name, generator, batch
@@ -122,8 +131,8 @@ class ChatServer:
             jobs = [await self.waiting.get()]
             while len(jobs) < self.batch and not self.waiting.empty():
                 jobs.append(self.waiting.get_nowait())
-            for sampling in {job.sampling for job in jobs}:
-                await self._answer([job for job in jobs if job.sampling == sampling])
+            for key in {job.batch_key for job in jobs}:
+                await self._answer([job for job in jobs if job.batch_key == key])
 
     async def _answer(self, jobs: list[_Job]) -> None:
         try:

@@ -18,6 +18,7 @@ from umer1_core.versions import Version, local_folder
 
 # The embedded server is back within minutes or not at all; others may be waited for longer.
 _EMBEDDED_DEADLINE_SECONDS = 300.0
+_PATIENCE_SECONDS = 5.0
 
 
 def shard_fingerprints(recipe: Recipe, version: Version, shards: list[str]) -> dict[str, str]:
@@ -71,6 +72,7 @@ def annotate(shard: str, recipe: Recipe, version: Version, endpoints: list[str])
         shard_fingerprints(recipe, version, [shard])[shard],
         reused,
         rounds,
+        patience_s=_PATIENCE_SECONDS if settings.endpoints else _EMBEDDED_DEADLINE_SECONDS,
     )
     get_run_logger().info("shard %s: %d sides, %s", shard, entry.rows, entry.metrics)
     return shard

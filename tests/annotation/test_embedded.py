@@ -70,7 +70,7 @@ def test_transformers_reads_every_kind_of_input_and_is_started_again_after_a_kil
             p for p in psutil.Process().children(recursive=True) if "transformers_server" in " ".join(p.cmdline())
         ]
         os.kill(server.pid, signal.SIGKILL)
-        annotate_shard(store, "00001", annotation, endpoints, tmp_path / "journal", "f")
+        annotate_shard(store, "00001", annotation, endpoints, tmp_path / "journal", "f", patience_s=120)
     rows = store.read("annotations").to_pylist()
     formed = [not parse_annotation(row["completion"], row["finish_reason"] == "length").problem for row in rows]
     assert all(row["finish_reason"] != "error" for row in rows) and sum(formed) / len(formed) > 0.7

@@ -7,6 +7,7 @@ can succeed until a person acts). Keys are read from the environment and never e
 from __future__ import annotations
 
 import os
+import time
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -54,23 +55,30 @@ class ChatClient:
     def endpoints(self) -> list[str]:
         return list(self._in_flight)
 
-    async def check(self) -> None:
-        """Every endpoint answers and serves the model. Raises Fatal, naming the endpoint and the remedy."""
+    async def check(self, patience_s: float) -> None:
+        """Every endpoint answers within patience_s and serves the model. Raises Fatal: which, and the remedy."""
+        deadline = time.monotonic() + patience_s
         for endpoint in self._in_flight:
-            shown = safe_url(endpoint)
-            try:
-                body = await self._call("GET", f"{endpoint}/models", None)
-            except (Transient, BadInput) as error:
-                raise Fatal(
-                    f"The annotator at {shown} does not answer ({error}).",
-                    "Start it, or correct `annotation.endpoints` in the recipe; then run the same command.",
-                ) from error
-            names = [str(item.get("id")) for item in body.get("data", [])]
+            names = await self._served_models(endpoint, deadline)
             if self._model not in names:
                 raise Fatal(
-                    f"The annotator at {shown} serves {', '.join(names) or 'no model'}, not `{self._model}`.",
+                    f"The annotator at {safe_url(endpoint)} serves {', '.join(names) or 'no model'}, "
+                    f"not `{self._model}`.",
                     "Set `annotation.model` to the name that the server uses.",
                 )
+
+    async def _served_models(self, endpoint: str, deadline: float) -> list[str]:
+        while True:
+            try:
+                body = await self._call("GET", f"{endpoint}/models", None)
+                return [str(item.get("id")) for item in body.get("data", [])]
+            except (Transient, BadInput) as error:
+                if time.monotonic() > deadline:
+                    raise Fatal(
+                        f"The annotator at {safe_url(endpoint)} does not answer ({error}).",
+                        "Start it, or correct `annotation.endpoints` in the recipe; then run the same command.",
+                    ) from error
+                await asyncio.sleep(1.0)
 
     async def complete(self, request: dict[str, Any]) -> Reply:
         """One attempt. Raises Transient, BadInput or Fatal."""

@@ -37,18 +37,20 @@ def annotate_shard(
     reused: Mapping[str, dict[str, Any]] | None = None,
     rounds: Mapping[str, int] | None = None,
     on_progress: Progress = lambda done, total: None,
+    patience_s: float = 5.0,
 ) -> ShardEntry:
     """Write the `annotations` shard for a `sides` shard and return its entry.
 
     reused: rows of an earlier version by side_key, taken over instead of asking again.
     rounds: how often a side was asked before (by side_key); changes its seed.
+    patience_s: how long the endpoints may take to answer at first.
     Raises Fatal when the annotator is unreachable or refuses, StorageError when rows cannot be kept.
     """
     finished = store.entry("annotations", shard, fingerprint)
     if finished is not None:
         return finished
     sides = store.read_shard("sides", shard).to_pylist()
-    run = _ShardRun(sides, annotation, endpoints, dict(reused or {}), dict(rounds or {}), on_progress)
+    run = _ShardRun(sides, annotation, endpoints, dict(reused or {}), dict(rounds or {}), on_progress, patience_s)
     rows, requests = uvloop.run(run.finish(journal_folder / f"{shard}.jsonl"))
     entry = store.write_shard("annotations", shard, rows, fingerprint, **_metrics(rows, requests, len(run.reused)))
     (journal_folder / f"{shard}.jsonl").unlink(missing_ok=True)
@@ -66,10 +68,11 @@ class _ShardRun:
         reused: dict[str, dict[str, Any]],
         rounds: dict[str, int],
         on_progress: Progress,
+        patience_s: float,
     ) -> None:
         self.sides, self.annotation, self.endpoints = sides, annotation, endpoints
         self.reused = {s["side_key"]: reused[s["side_key"]] for s in sides if s["side_key"] in reused}
-        self.rounds, self.on_progress = rounds, on_progress
+        self.rounds, self.on_progress, self.patience_s = rounds, on_progress, patience_s
         self.annotator = annotator_fingerprint(annotation)
         self.requests = 0
         self.last_success = 0.0
@@ -89,7 +92,7 @@ class _ShardRun:
         queue = iter(pending)
         done = len(self.sides) - len(pending)
         async with ChatClient(self.endpoints, self.annotation) as client:
-            await client.check()
+            await client.check(self.patience_s)
 
             async def work(share: Iterator[dict[str, Any]]) -> None:
                 nonlocal done

@@ -6,6 +6,7 @@ can succeed until a person acts). Keys are read from the environment and never e
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from dataclasses import dataclass

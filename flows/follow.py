@@ -25,7 +25,7 @@ from umer1_core.compat import PARENT_VARIABLE
 from umer1_core.console import StatusPrinter, print_summary
 from umer1_core.errors import Fatal, Umer1Error
 from umer1_core.recipes import load_recipe
-from umer1_core.versions import is_held, list_versions, newest
+from umer1_core.versions import Version, is_held, list_versions, newest
 
 _POLL_SECONDS = 2.0
 _UP_SECONDS = 240.0
@@ -119,6 +119,19 @@ def requests_sent(recipe: Recipe) -> int:
     return sum(int(entry.metrics["requests"]) for entry in shards)
 
 
+def follow_through(verb: str, recipe: Recipe, printer: StatusPrinter) -> Version | None:
+    """Start the run and follow it and the training that it starts; the version they made."""
+    try:
+        follow(start(verb, recipe), recipe, printer)
+        version = newest(recipe.output)
+        training = find_training(version.root) if version and recipe.training.enabled else None
+        if training is not None:
+            follow(training, recipe, printer)
+        return version
+    finally:
+        printer.stop()
+
+
 def find_training(root: str) -> UUID | None:
     """The newest train run of a data set, or None."""
     from prefect.client.orchestration import get_client
@@ -150,14 +163,8 @@ def main() -> int:
     try:
         recipe = load_recipe(arguments.recipe)
         with ensure_up(arguments.port, console):
-            printer = StatusPrinter(console)
             before = requests_sent(recipe)
-            follow(start(arguments.verb, recipe), recipe, printer)
-            version = newest(recipe.output)
-            training = find_training(version.root) if version and recipe.training.enabled else None
-            if training is not None:
-                follow(training, recipe, printer)
-            printer.stop()
+            version = follow_through(arguments.verb, recipe, StatusPrinter(console))
         if version is not None:
             print_summary(version.store, console)
             console.print(

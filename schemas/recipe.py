@@ -109,8 +109,8 @@ class Annotation(Section):
     @classmethod
     def _no_credentials(cls, value: list[str]) -> list[str]:
         for endpoint in value:
-            if "@" in urlsplit(endpoint).netloc:
-                raise ValueError("an endpoint must not hold a password; name its variable in api_key_env")
+            if "@" in urlsplit(endpoint).netloc or urlsplit(endpoint).query:
+                raise ValueError("an endpoint must hold no password or key; name its variable in api_key_env")
         return value
 
 

@@ -49,14 +49,13 @@ def _funnel(manifest: dict) -> str:
     lines = [
         f"# {manifest['name']} v{manifest['version']}: {_headline(manifest['funnel'])}",
         "",
-        "| source | rows read | not drawn | rejected | pairs | kept | dropped for | cold start | RL |",
-        "|---|---:|---:|---:|---:|---:|---|---:|---:|",
+        "| source | rows read | not drawn | rejected | pairs | kept | cold start | RL | dropped for |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---|",
     ]
     for row in manifest["funnel"]:
+        counts = [row["read"], row["not_drawn"], sum(row["rejected"].values()), row["pairs"], row["kept"]]
+        counts += [row["cold_start"], row["rl"]]
         reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(row["dropped"].items()))
-        lines.append(
-            f"| {row['source']} | {row['read']} | {row['not_drawn']} | {sum(row['rejected'].values())} "
-            f"| {row['pairs']} | {row['kept']} | {reasons} | {row['cold_start']} | {row['rl']} |"
-        )
+        lines.append(f"| {row['source']} | {' | '.join(f'{count:,}' for count in counts)} | {reasons} |")
     lines += ["", "Tokens: " + ", ".join(f"{key} {value:,}" for key, value in manifest["ledger"].items())]
     return "\n".join(lines)

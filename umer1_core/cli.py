@@ -15,9 +15,8 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from umer1_core.console import print_status, print_summary
+from umer1_core.console import print_status, print_summary, progress_bar
 from umer1_core.errors import Umer1Error
 from umer1_core.recipes import MINIATURE_FOLDER, load_recipe
 from umer1_core.status import read_status
@@ -114,7 +113,7 @@ def train(dataset: Dataset) -> None:
     store = resolve(dataset)
     recipe = recipe_of(store)
     require_validated(store, store.read_json("manifest.json")["data_hash"])
-    with exclusive(store.root, "train"), _progress() as bar:
+    with exclusive(store.root, "train"), progress_bar(console) as bar:
         task = bar.add_task("training", total=recipe.training.steps)
 
         def show(step: int, steps: int, losses: dict[str, float]) -> None:
@@ -133,7 +132,7 @@ def evaluate(dataset: Dataset) -> None:
 
     store = resolve(dataset)
     recipe = recipe_of(store)
-    with _progress() as bar:
+    with progress_bar(console) as bar:
         task = bar.add_task("embedding", total=None)
 
         def show(done: int, total: int) -> None:
@@ -155,10 +154,6 @@ def report(dataset: Dataset) -> None:
     write_card(store, recipe, store.read_json("manifest.json"))
     write_report(store, recipe, recipe.seed)
     print_summary(store, console)
-
-
-def _progress() -> Progress:
-    return Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
 
 
 def _run_module(module: str, *arguments: str) -> None:

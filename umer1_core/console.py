@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from umer1_core.status import RunStatus, StageStatus, read_status
@@ -16,15 +17,16 @@ _LINE_SECONDS = 10.0
 
 
 class StatusPrinter:
-    """On a terminal one line that moves; otherwise a line when a stage ends and every ten seconds."""
+    """On a terminal a bar for the stage at work; otherwise a line when a stage ends and every ten seconds."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
         self.finished: set[tuple[str, str]] = set()
         self.last_line, self.last_time = "", 0.0
-        self.live = console.status("Starting …") if console.is_terminal else None
-        if self.live:
-            self.live.start()
+        self.bar = progress_bar(console)
+        self.bar_task = self.bar.add_task("starting", total=None)
+        if console.is_terminal:
+            self.bar.start()
 
     def show(self, store: Store) -> None:
         status = read_status(store)
@@ -32,15 +34,16 @@ class StatusPrinter:
         if current is None:
             return
         line = stage_line(current)
-        if self.live:
-            self.live.update(line)
+        if self.console.is_terminal:
+            # A stage of one step has no share to show: its bar only moves.
+            total = current.total if current.total > 1 else None
+            self.bar.update(self.bar_task, description=current.stage, completed=current.done, total=total)
         elif current.total != 1 and line != self.last_line and time.monotonic() - self.last_time > _LINE_SECONDS:
-            self.console.print(line, highlight=False)
+            self.console.print(line, highlight=False, soft_wrap=True)
             self.last_line, self.last_time = line, time.monotonic()
 
     def stop(self) -> None:
-        if self.live:
-            self.live.stop()
+        self.bar.stop()
 
     def _print_finished(self, status: RunStatus) -> StageStatus | None:
         for stage in status.stages:
@@ -49,8 +52,14 @@ class StatusPrinter:
             key = (status.root, stage.stage)
             if key not in self.finished:
                 self.finished.add(key)
-                self.console.print(f"[green]✓[/] {stage_line(stage)}", highlight=False)
+                self.console.print(f"[green]✓[/] {stage_line(stage)}", highlight=False, soft_wrap=True)
         return None
+
+
+def progress_bar(console: Console) -> Progress:
+    """What is done of what, and how long the rest will take; gone when it ends."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=console, transient=True)
 
 
 def stage_line(stage: StageStatus) -> str:
@@ -83,7 +92,7 @@ def print_summary(store: Store, console: Console) -> None:
     scores = store.read_json("scores.json")
     if scores:
         console.print(scores_table(scores, manifest))
-    console.print(f"Data set  {store.root}  (hash {manifest['data_hash']})", highlight=False)
+    console.print(f"Data set  {store.root}  (hash {manifest['data_hash']})", highlight=False, soft_wrap=True)
     if store.local:
         console.print(f"Report    {Path(store.path) / 'report' / 'index.html'}", highlight=False, soft_wrap=True)
 

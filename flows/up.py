@@ -69,10 +69,12 @@ def serve_deployments() -> None:
     from prefect.deployments.runner import RunnerDeployment
 
     from flows.build_cold_start import build_cold_start
+    from flows.dead_runs import mark_dead_runs
     from flows.reannotate import reannotate
     from flows.train import train
     from umer1_core.recipes import miniature_recipe
 
+    mark_dead_runs()
     parameters = {"recipe": miniature_recipe().dump()}
     deployments = (
         build_cold_start.to_deployment("default", parameters=parameters, description=build_cold_start.__doc__),

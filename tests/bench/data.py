@@ -1,4 +1,4 @@
-"""The data stages against the plain way: a loop over periods for repetition, dictionaries of rows for distinct sides."""
+"""The data stages against the plain way: a loop over periods, and dictionaries of rows for distinct sides."""
 
 import tempfile
 from collections.abc import Iterator

@@ -67,11 +67,16 @@ def start(place: Place, *arguments: str) -> subprocess.Popen[str]:
     )
 
 
-def run(place: Place, *arguments: str, timeout: float = 900) -> tuple[int, str]:
+def run(place: Place, *arguments: str, timeout: float = 600) -> tuple[int, str]:
     """Exit code and what was printed."""
     log = place.folder / "output.txt"
     before = log.stat().st_size if log.exists() else 0
-    code = start(place, *arguments).wait(timeout)
+    process = start(place, *arguments)
+    try:
+        code = process.wait(timeout)
+    except subprocess.TimeoutExpired:
+        _kill_all(process)
+        raise
     return code, log.read_text()[before:]
 
 
@@ -82,6 +87,10 @@ def kill_when(process: subprocess.Popen[str], condition: Callable[[], bool], tim
         assert process.poll() is None, "the run ended before it could be killed"
         assert time.monotonic() < deadline, "the condition never held"
         time.sleep(0.1)
+    _kill_all(process)
+
+
+def _kill_all(process: subprocess.Popen[str]) -> None:
     for victim in [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]:
         with contextlib.suppress(psutil.NoSuchProcess):  # it ended between being listed and being killed
             victim.kill()

@@ -12,6 +12,11 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 
+def _holds_credentials(uri: str) -> bool:
+    parts = urlsplit(uri)
+    return "://" in uri and ("@" in parts.netloc or bool(parts.query))
+
+
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -108,9 +113,8 @@ class Annotation(Section):
     @field_validator("endpoints")
     @classmethod
     def _no_credentials(cls, value: list[str]) -> list[str]:
-        for endpoint in value:
-            if "@" in urlsplit(endpoint).netloc or urlsplit(endpoint).query:
-                raise ValueError("an endpoint must hold no password or key; name its variable in api_key_env")
+        if any(_holds_credentials(endpoint) for endpoint in value):
+            raise ValueError("an endpoint must hold no password or key; name its variable in api_key_env")
         return value
 
 
@@ -190,7 +194,9 @@ class Recipe(Section):
 
     @field_validator("output")
     @classmethod
-    def _no_trailing_slash(cls, value: str) -> str:
+    def _plain_output(cls, value: str) -> str:
+        if _holds_credentials(value):
+            raise ValueError("output must hold no password or key; give the storage's driver its own configuration")
         return value.rstrip("/")
 
     def dump(self) -> dict[str, Any]:

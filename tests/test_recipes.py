@@ -42,6 +42,8 @@ def test_a_typo_is_answered_with_the_field_that_was_meant(tmp_path):
         ({"sources": [{"kind": "mbeb", "root": "x"}]}, "sources"),
         ({"annotation": {"model": "m", "concurrency": 0}}, r"annotation\.concurrency"),
         ({"annotation": {"model": "m", "endpoints": ["http://u:secret@h/v1"]}}, "api_key_env"),
+        ({"annotation": {"model": "m", "endpoints": ["http://h/v1?key=secret"]}}, "api_key_env"),
+        ({"output": "s3://key:secret@bucket/x"}, "output"),
         ({"name": "Not A Name"}, "name"),
     ],
 )

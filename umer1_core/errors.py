@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from urllib.parse import urlsplit
+
 
 class Umer1Error(Exception):
     """A failure a person can act on. `remedy` is the sentence that says how."""
@@ -53,3 +55,11 @@ class Transient(Umer1Error):
 
 class Fatal(Umer1Error):
     """No request can succeed until a person acts: a wrong model name, a refused key, an unreachable annotator."""
+
+
+def safe_url(address: str) -> str:
+    """For messages: an address without user, password, query and fragment; what is no address stays as it is."""
+    if "://" not in address:
+        return address
+    parts = urlsplit(address)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()

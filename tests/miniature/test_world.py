@@ -16,7 +16,7 @@ from umer1_core.miniature.layouts import write_world
 from umer1_core.miniature.samples import PAIR_MAKERS, PairSample, draw_pair, named_attributes
 from umer1_core.miniature.world import COLOURS, DIRECTIONS, PLACES, SHAPES, SIZES, Scene, split_of, splits_in
 
-SAMPLE = Path("/work/shared/sample")
+SAMPLE = Path(__file__).parents[2].parent / "shared/sample"
 
 
 @pytest.fixture(scope="module")

@@ -32,7 +32,7 @@ def recipe(**changes: Any) -> Recipe:
         "name": "specimen",
         "output": "unused",
         "sources": [{"kind": "mmeb", "root": "unused", "limit": 1234}],
-        "annotation": {"model": "org/teacher", "endpoints": ["http://gpu-1:8000/v1?key=sk-secret"]},
+        "annotation": {"model": "org/teacher", "endpoints": ["http://gpu-1:8000/v1"]},
     }
     return Recipe.model_validate(fields | changes)
 

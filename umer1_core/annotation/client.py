@@ -11,13 +11,12 @@ import os
 import time
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
 
 import aiohttp
 import orjson
 
 from schemas.recipe import Annotation
-from umer1_core.errors import BadInput, Fatal, Transient
+from umer1_core.errors import BadInput, Fatal, Transient, safe_url
 
 _BUSY = {408, 409, 425, 429, 500, 502, 503, 504}
 _REFUSED = {401, 403}
@@ -104,13 +103,6 @@ class ChatClient:
             raise Transient(f"no answer from {safe_url(url)} within {self._timeout.total:g} s") from error
         except orjson.JSONDecodeError as error:
             raise Transient(f"the answer of {safe_url(url)} is not JSON") from error
-
-
-def safe_url(url: str) -> str:
-    """The address without user, password or query: fit for a log."""
-    parts = urlsplit(url)
-    port = f":{parts.port}" if parts.port else ""
-    return f"{parts.scheme}://{parts.hostname}{port}{parts.path}"
 
 
 def _authorization(variable: str) -> dict[str, str]:

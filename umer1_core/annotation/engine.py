@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,6 @@ from umer1_core.errors import BadInput, Fatal, Transient
 from umer1_core.pairs import side_from_record
 from umer1_core.store import ShardEntry, Store
 
-Progress = Callable[[int, int], None]
 _BACKOFF_SECONDS, _BACKOFF_LIMIT = 0.5, 30.0
 
 
@@ -36,7 +35,6 @@ def annotate_shard(
     fingerprint: str,
     reused: Mapping[str, dict[str, Any]] | None = None,
     rounds: Mapping[str, int] | None = None,
-    on_progress: Progress = lambda done, total: None,
     patience_s: float = 5.0,
 ) -> ShardEntry:
     """Write the `annotations` shard for a `sides` shard and return its entry.
@@ -50,7 +48,7 @@ def annotate_shard(
     if finished is not None:
         return finished
     sides = store.read_shard("sides", shard).to_pylist()
-    run = _ShardRun(sides, annotation, endpoints, dict(reused or {}), dict(rounds or {}), on_progress, patience_s)
+    run = _ShardRun(sides, annotation, endpoints, dict(reused or {}), dict(rounds or {}), patience_s)
     rows, requests = uvloop.run(run.finish(journal_folder / f"{shard}.jsonl"))
     entry = store.write_shard("annotations", shard, rows, fingerprint, **_metrics(rows, requests, len(run.reused)))
     (journal_folder / f"{shard}.jsonl").unlink(missing_ok=True)
@@ -67,12 +65,11 @@ class _ShardRun:
         endpoints: list[str],
         reused: dict[str, dict[str, Any]],
         rounds: dict[str, int],
-        on_progress: Progress,
         patience_s: float,
     ) -> None:
         self.sides, self.annotation, self.endpoints = sides, annotation, endpoints
         self.reused = {s["side_key"]: reused[s["side_key"]] for s in sides if s["side_key"] in reused}
-        self.rounds, self.on_progress, self.patience_s = rounds, on_progress, patience_s
+        self.rounds, self.patience_s = rounds, patience_s
         self.annotator = annotator_fingerprint(annotation)
         self.requests = 0
         self.last_success = 0.0
@@ -81,7 +78,6 @@ class _ShardRun:
         async with open_journal(journal_path) as journal:
             known = self.reused | journal.records
             pending = [side for side in self.sides if side["side_key"] not in known]
-            self.on_progress(len(self.sides) - len(pending), len(self.sides))
             if pending:
                 await self._annotate(pending, journal)
         answered = self.reused | journal.records
@@ -90,16 +86,12 @@ class _ShardRun:
     async def _annotate(self, pending: list[dict[str, Any]], journal: Journal) -> None:
         slots = asyncio.Semaphore(self.annotation.concurrency * len(self.endpoints))
         queue = iter(pending)
-        done = len(self.sides) - len(pending)
         async with ChatClient(self.endpoints, self.annotation) as client:
             await client.check(self.patience_s)
 
             async def work(share: Iterator[dict[str, Any]]) -> None:
-                nonlocal done
                 for side in share:
                     journal.append(await self._annotate_side(side, client, slots))
-                    done += 1
-                    self.on_progress(done, len(self.sides))
 
             # More workers than slots: one that sleeps before a retry holds no slot, and another takes it.
             workers = min(len(pending), 2 * self.annotation.concurrency * len(self.endpoints))

@@ -7,7 +7,6 @@ query strings. The card is Markdown for people: text that could break a table is
 from __future__ import annotations
 
 from typing import Any
-from urllib.parse import urlsplit
 
 import pyarrow as pa
 import yaml
@@ -15,6 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from schemas.recipe import Recipe
 from schemas.tables import MEDIA, SIDE, TABLES
+from umer1_core.errors import safe_url
 from umer1_core.store import Store
 
 CARD = "README.md"
@@ -98,14 +98,6 @@ def columns(schema: pa.Schema) -> list[tuple[str, str]]:
     """Names and types, the nested ones by their own names."""
     named = {str(SIDE): "side: text, media", str(pa.list_(SIDE)): "list of sides", str(pa.list_(MEDIA)): "media"}
     return [(field.name, named.get(str(field.type), str(field.type))) for field in schema]
-
-
-def safe_url(address: str) -> str:
-    """An address without user, password, query and fragment; what is no address stays as it is."""
-    if "://" not in address:
-        return address
-    parts = urlsplit(address)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
 
 
 def _size_category(rows: int) -> str:

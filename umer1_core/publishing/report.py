@@ -158,23 +158,14 @@ def histogram(store: Store, column: str, title: str) -> Histogram:
     return Histogram(title, width, bars, ticks)
 
 
-def score_table(scores: Any) -> list[tuple[str, list[float | None]]]:
-    """hit@1 by model and mode, from the flat or nested form of scores.json; nothing where there are no scores."""
-    if not isinstance(scores, dict):
-        return []
-    named = {name: value for name, value in scores.items() if name not in _SCORES and isinstance(value, dict)}
-    candidates = {"student": scores, **named}
-    table = [
-        ("trained" if name == "overall" else name, [_hit(values.get(mode)) for mode in _SCORES])
-        for name, values in candidates.items()
+def score_table(scores: dict[str, Any] | None) -> list[tuple[str, list[float]]]:
+    """hit@1 by mode, a line for each way of scoring; nothing where nothing is scored yet."""
+    lines = {"overall": "trained, mean over sources", "pooled": "trained, all sources pooled", "untrained": "untrained"}
+    return [
+        (label, [float(scores[part][mode]) for mode in _SCORES])
+        for part, label in lines.items()
+        if scores and part in scores
     ]
-    return [(name, values) for name, values in table if any(value is not None for value in values)]
-
-
-def _hit(value: Any) -> float | None:
-    if isinstance(value, dict):
-        value = value.get("hit@1")
-    return float(value) if isinstance(value, int | float) else None
 
 
 def _about(store: Store, recipe: Recipe) -> dict[str, Any]:

@@ -111,12 +111,13 @@ def test_a_finished_training_is_not_repeated(whole, store, place):
     assert train(store, SHORT, str(place / "whole"), never) == whole
 
 
-def test_other_settings_start_anew(store, place):
+def test_other_settings_start_anew_and_the_earlier_model_is_kept(store, place):
     short = SHORT.model_copy(update={"steps": 2})
     folder = str(place / "other")
     train(store, short, folder)
     report = train(store, short.model_copy(update={"learning_rate": 1e-3}), folder)
     assert report.resumed_from == 0 and len(losses(place / "other")) == 2
+    assert (place / "other" / "earlier" / "1" / "model" / "model.safetensors").is_file()
 
 
 def test_a_damaged_row_is_left_out_with_its_reason_and_not_replaced(place):

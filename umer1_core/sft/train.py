@@ -5,14 +5,13 @@
 Guarantees: killed at any moment and started again, it goes on from the newest complete checkpoint along the same
 trajectory; a finished training is not repeated; a row that cannot be used is skipped with its reason in
 `rejections.jsonl`, never replaced by its neighbour. The folder: `base/` (untrained), `checkpoints/`, `model/`,
-`losses.jsonl`, `progress.json`, `finished.json`.
+`losses.jsonl`, `progress.json`, `finished.json`; what other settings had made is kept under `earlier/`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -45,6 +44,8 @@ MINIATURE = "miniature"
 _MAX_NORM = 1.0
 _BLOCKS_PER_BATCH = 2
 _NO_EFFECT = {"enabled", "checkpoint_every"}
+_RECORDS = ("started.json", "losses.jsonl", "rejections.jsonl", "progress.json", "finished.json")
+_MADE = ("base", "checkpoints", "model", *_RECORDS)
 
 Progress = Callable[[int, int, dict[str, float]], None]
 
@@ -71,7 +72,7 @@ def train(store: Store, training: Training, directory: str, on_progress: Progres
         return TrainReport(**finished["report"])
     folder.mkdir(parents=True, exist_ok=True)
     if not identity.matches(read_json(folder / "started.json")):
-        _clear(folder)
+        _set_aside(folder)
         write_json(folder / "started.json", identity.record())
     with _one_thread():
         report = _Training(data, training, folder, identity).run(on_progress or _silent)
@@ -195,12 +196,16 @@ def _prepare(backbone: Backbone, training: Training) -> Backbone:
     return backbone
 
 
-def _clear(folder: Path) -> None:
-    """Remove what a training of other data or settings left."""
-    for name in ("base", "checkpoints", "model"):
-        shutil.rmtree(folder / name, ignore_errors=True)
-    for name in ("losses.jsonl", "rejections.jsonl", "progress.json", "finished.json"):
-        (folder / name).unlink(missing_ok=True)
+def _set_aside(folder: Path) -> None:
+    """Keep what a training of other data or settings left under `earlier/N/`: it may have taken days."""
+    left = [folder / name for name in _MADE if (folder / name).exists()]
+    if not left:
+        return
+    earlier = folder / "earlier"
+    place = earlier / str(len(list(earlier.glob("*"))) + 1)
+    place.mkdir(parents=True)
+    for made in left:
+        made.rename(place / made.name)
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 from torch.nn.functional import cross_entropy, normalize
+from transformers.utils.logging import disable_progress_bar
 
 from tests.bench.line import Line, median_cpu_seconds
 from tests.student import cold_start_row, small_pairs, small_student
@@ -23,6 +24,7 @@ _TEMPERATURE = 0.05
 
 def lines() -> Iterator[Line]:
     torch.set_num_threads(1)
+    disable_progress_bar()
     backbone = small_student()
     with tempfile.TemporaryDirectory() as folder:
         pairs = _pairs(backbone, Path(folder))

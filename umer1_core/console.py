@@ -38,12 +38,13 @@ class StatusPrinter:
             # A stage of one step has no share to show: its bar only moves.
             total = current.total if current.total > 1 else None
             self.bar.update(self.bar_task, description=current.stage, completed=current.done, total=total)
-        elif current.total != 1 and line != self.last_line and time.monotonic() - self.last_time > _LINE_SECONDS:
+        elif current.total > 1 and line != self.last_line and time.monotonic() - self.last_time > _LINE_SECONDS:
             self.console.print(line, highlight=False, soft_wrap=True)
             self.last_line, self.last_time = line, time.monotonic()
 
     def stop(self) -> None:
-        self.bar.stop()
+        if self.console.is_terminal:
+            self.bar.stop()
 
     def _print_finished(self, status: RunStatus) -> StageStatus | None:
         for stage in status.stages:
@@ -123,9 +124,9 @@ def scores_table(scores: dict[str, Any], manifest: dict[str, Any]) -> Table:
     Per source: candidates are the source's targets, and sources are averaged; pooled: all targets of all sources.
     """
     label = " (the miniature's world)" if manifest["recipe"].get("miniature") else ""
-    title = f"Scores{label}: {scores['overall']['queries']:,} held-out queries"
-    pooled = f"trained, {scores['pooled']['candidates']:,} pooled candidates"
-    table = Table("hit@1", "trained, per source", "untrained", pooled, title=title, title_justify="left")
+    queries, candidates = scores["overall"]["queries"], scores["pooled"]["candidates"]
+    title = f"Scores{label}: {queries:,} held-out queries; pooled: {candidates:,} candidates of all sources"
+    table = Table("hit@1", "trained", "untrained", "trained, pooled", title=title, title_justify="left")
     for name in ("generative", "discriminative", "oracle", "chance"):
         table.add_row(name, *(f"{scores[part][name]:.3f}" for part in ("overall", "untrained", "pooled")))
     return table

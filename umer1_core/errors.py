@@ -53,6 +53,10 @@ class Transient(Umer1Error):
     """The same request may succeed later: a busy, restarting or unreachable server."""
 
 
+class ServerLost(Transient):
+    """The server went away while it worked on this request: chance, or the request is what kills it."""
+
+
 class Fatal(Umer1Error):
     """No request can succeed until a person acts: a wrong model name, a refused key, an unreachable annotator."""
 

@@ -22,7 +22,7 @@ import orjson
 from aiohttp import web
 
 
-def application(latency: float, busy_every: int, refuse_word: str) -> web.Application:
+def application(latency: float, busy_every: int, refuse_word: str, drop_word: str) -> web.Application:
     seen: collections.Counter[str] = collections.Counter()
     counts = collections.Counter()
 
@@ -33,6 +33,9 @@ def application(latency: float, busy_every: int, refuse_word: str) -> web.Applic
         seen[text] += 1
         if refuse_word and refuse_word in text:
             return web.json_response({"error": {"message": "cannot read this input"}}, status=400)
+        if drop_word and drop_word in text:
+            request.transport.close()
+            return web.Response()
         if busy_every and counts["requests"] % busy_every == 0:
             return web.json_response({"error": {"message": "overloaded"}}, status=503)
         await asyncio.sleep(latency)
@@ -57,13 +60,13 @@ def application(latency: float, busy_every: int, refuse_word: str) -> web.Applic
 
 
 @contextlib.contextmanager
-def stand_in(latency: float = 0.0, busy_every: int = 0, refuse_word: str = "") -> Iterator[str]:
+def stand_in(latency: float = 0.0, busy_every: int = 0, refuse_word: str = "", drop_word: str = "") -> Iterator[str]:
     """The address of a running stand-in, ended with the block."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "tests.annotation.stand_in", "--port", str(port), "--latency", str(latency)]
-    command += ["--busy-every", str(busy_every), "--refuse-word", refuse_word]
+    command += ["--busy-every", str(busy_every), "--refuse-word", refuse_word, "--drop-word", drop_word]
     server = subprocess.Popen(command)
     try:
         deadline = time.monotonic() + 30
@@ -89,9 +92,10 @@ if __name__ == "__main__":
     parser.add_argument("--latency", type=float, default=0.0)
     parser.add_argument("--busy-every", type=int, default=0)
     parser.add_argument("--refuse-word", default="")
+    parser.add_argument("--drop-word", default="")
     arguments = parser.parse_args()
     web.run_app(
-        application(arguments.latency, arguments.busy_every, arguments.refuse_word),
+        application(arguments.latency, arguments.busy_every, arguments.refuse_word, arguments.drop_word),
         host="127.0.0.1",
         port=arguments.port,
         print=None,

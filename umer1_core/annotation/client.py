@@ -16,7 +16,7 @@ import aiohttp
 import orjson
 
 from schemas.recipe import Annotation
-from umer1_core.errors import BadInput, Fatal, Transient, safe_url
+from umer1_core.errors import BadInput, Fatal, ServerLost, Transient, safe_url
 
 _BUSY = {408, 409, 425, 429, 500, 502, 503, 504}
 _REFUSED = {401, 403}
@@ -97,6 +97,8 @@ class ChatClient:
                 if response.status == 200:
                     return dict(orjson.loads(content))
                 raise _failure(response.status, content, safe_url(url))
+        except (aiohttp.ServerDisconnectedError, aiohttp.ClientPayloadError, ConnectionResetError) as error:
+            raise ServerLost(f"server_lost: {safe_url(url)} went away before it answered") from error
         except (aiohttp.ClientError, OSError) as error:
             raise Transient(f"{type(error).__name__} at {safe_url(url)}") from error
         except TimeoutError as error:

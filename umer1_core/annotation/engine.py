@@ -19,10 +19,12 @@ from schemas.recipe import Annotation
 from umer1_core.annotation.annotator import annotator_fingerprint, chat_request, request_seed
 from umer1_core.annotation.client import ChatClient, Reply
 from umer1_core.annotation.journal import Journal, open_journal
-from umer1_core.errors import BadInput, Fatal, Transient
+from umer1_core.errors import BadInput, Fatal, ServerLost, Transient
 from umer1_core.pairs import side_from_record
 from umer1_core.store import ShardEntry, Store
 
+# A side that was in flight each time a server died is given up, or it could kill every server in turn, for ever.
+_LOST_LIMIT = 3
 _BACKOFF_SECONDS, _BACKOFF_LIMIT = 0.5, 30.0
 
 
@@ -102,7 +104,7 @@ class _ShardRun:
     ) -> dict[str, Any]:
         round_ = self.rounds.get(side["side_key"], 0)
         seed = request_seed(side["side_key"], self.annotation.completion, round_)
-        started, first_failure, attempts = time.monotonic(), 0.0, 0
+        started, first_failure, attempts, lost = time.monotonic(), 0.0, 0, 0
         while True:
             attempts += 1
             try:
@@ -119,11 +121,20 @@ class _ShardRun:
                 return self._row(side, _failed(), attempts, round_, time.monotonic() - started, str(error))
             except Transient as error:
                 first_failure = first_failure or time.monotonic()
-                if time.monotonic() - first_failure > self.annotation.deadline_s:
-                    if self.last_success < first_failure:
-                        raise _gone(error, self.annotation.deadline_s) from error
+                lost += isinstance(error, ServerLost)
+                if self._hopeless(error, first_failure, lost):
                     return self._row(side, _failed(), attempts, round_, time.monotonic() - started, str(error))
                 await asyncio.sleep(_backoff(attempts))
+
+    def _hopeless(self, error: Transient, first_failure: float, lost: int) -> bool:
+        """Whether to give a side up. Raises Fatal instead when no side at all has been answered since."""
+        if lost >= _LOST_LIMIT:
+            return True
+        if time.monotonic() - first_failure <= self.annotation.deadline_s:
+            return False
+        if self.last_success < first_failure:
+            raise _gone(error, self.annotation.deadline_s) from error
+        return True
 
     def _row(
         self, side: dict[str, Any], reply: Reply, attempts: int, round_: int, seconds: float, error: str = ""

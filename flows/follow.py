@@ -62,28 +62,27 @@ def ensure_up(port: int, console: Console) -> Iterator[None]:
 
 
 def _wait_for_deployments(child: subprocess.Popen[bytes], port: int, log: str) -> None:
-    from prefect.client.orchestration import get_client
-    from prefect.exceptions import ObjectNotFound
-
-    deadline = time.monotonic() + _UP_SECONDS
-    started = time.time()
+    started, deadline = time.time(), time.monotonic() + _UP_SECONDS
     while time.monotonic() < deadline:
         if child.poll() is not None:
             raise Fatal(f"The server or the worker ended while starting (exit {child.returncode}).", f"See {log}.")
-        if is_healthy(port):
-            with get_client(sync_client=True) as client:
-                try:
-                    deployment = client.read_deployment_by_name("train/default")
-                    if deployment.updated and deployment.updated.timestamp() >= started - 1:
-                        return
-                except ObjectNotFound:
-                    pass_time()
-        pass_time()
+        if is_healthy(port) and _registered_since(started):
+            return
+        time.sleep(0.5)
     raise Fatal(f"The worker was not ready after {_UP_SECONDS:g} s.", f"See {log}.")
 
 
-def pass_time() -> None:
-    time.sleep(0.5)
+def _registered_since(started: float) -> bool:
+    """Whether the worker has registered its last deployment; an earlier worker's stays in the database."""
+    from prefect.client.orchestration import get_client
+    from prefect.exceptions import ObjectNotFound
+
+    with get_client(sync_client=True) as client:
+        try:
+            deployment = client.read_deployment_by_name("train/default")
+        except ObjectNotFound:
+            return False
+    return deployment.updated is not None and deployment.updated.timestamp() >= started - 1
 
 
 def start(verb: str, recipe: Recipe) -> UUID:

@@ -63,10 +63,6 @@ class Journal:
         with contextlib.suppress(OSError):  # the failure is already recorded and raised by `append`
             self._file.close()
 
-    def remove(self) -> None:
-        """After the shard is published its journal is no longer needed."""
-        self.path.unlink(missing_ok=True)
-
 
 @contextlib.asynccontextmanager
 async def open_journal(path: Path) -> AsyncIterator[Journal]:

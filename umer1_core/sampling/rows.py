@@ -130,20 +130,6 @@ def open_parquet(file: Path) -> pq.ParquetFile:
         raise SourceError(f"{file} is not readable Parquet: {error}.", "Download the file again.") from error
 
 
-def cell_reference(file: Path, column: str, row: int) -> str:
-    return f"{file}!{column}#{row}"
-
-
-def cell_place(reference: str) -> tuple[str, int]:
-    uri, _, member = reference.rpartition("!")
-    return uri, int(member.rpartition("#")[2])
-
-
-def cell_media(reference: str) -> Media:
-    uri, _, member = reference.rpartition("!")
-    return Media("image", uri, member=member)
-
-
 def parquet_files(root: str, name: str) -> list[Path]:
     """`root/data/train-*.parquet`, or SourceError."""
     files = sorted(require_folder(root, name).glob("data/train-*.parquet"))

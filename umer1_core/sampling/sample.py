@@ -22,8 +22,8 @@ from umer1_core.sampling.mmeb import MmebSubset, list_mmeb
 from umer1_core.sampling.opening import Opened, open_rows
 from umer1_core.sampling.rows import Layout, Refused, SourceSpec
 from umer1_core.sampling.sides import index_sides
-from umer1_core.sampling.vidore import Vidore, list_vidore
-from umer1_core.sampling.visrag import Visrag, list_visrag
+from umer1_core.sampling.vidore import list_vidore, vidore_layout
+from umer1_core.sampling.visrag import list_visrag, visrag_layout
 from umer1_core.shards import remove_shards
 from umer1_core.store import ShardEntry, Store
 
@@ -76,7 +76,7 @@ def open_layout(spec: SourceSpec) -> Layout:
         return MmebSubset(root, spec.unit, config.split)
     if isinstance(config, LlavaHoundSource):
         return LlavaHound(root, spec.unit, config.frames)
-    return Vidore(str(root)) if isinstance(config, VidoreSource) else Visrag(str(root))
+    return vidore_layout(str(root)) if isinstance(config, VidoreSource) else visrag_layout(str(root))
 
 
 def source_slug(name: str) -> str:

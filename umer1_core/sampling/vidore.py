@@ -6,29 +6,14 @@ answer and the page's file name (the image's name or bytes where there is none).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from schemas.recipe import VidoreSource
 from umer1_core.errors import BadInput
-from umer1_core.pairs import Media
-from umer1_core.sampling.cells import image_columns, image_key
+from umer1_core.sampling.cells import CellLayout, cell_reference, image_key
 from umer1_core.sampling.instructions import DOCUMENT_QUESTION
-from umer1_core.sampling.rows import (
-    RawRow,
-    RawSide,
-    Refused,
-    SourceSpec,
-    cell_media,
-    cell_place,
-    cell_reference,
-    checked,
-    parquet_files,
-    parquet_rows,
-    text_of,
-)
+from umer1_core.sampling.rows import RawRow, RawSide, Refused, SourceSpec, checked, parquet_files, text_of
 
 NAME = "vidore/colpali_train_set"
 
@@ -38,23 +23,9 @@ def list_vidore(config: VidoreSource) -> list[SourceSpec]:
     return [SourceSpec(NAME, "visdoc", config, config.limit)]
 
 
-@dataclass(frozen=True)
-class Vidore:
+def vidore_layout(root: str) -> CellLayout:
     """The rows of all files."""
-
-    root: str
-
-    def rows(self) -> Iterator[RawRow | Refused]:
-        for file in parquet_files(self.root, NAME):
-            columns = ["query", "answer", *image_columns(file)]
-            for number, cells in enumerate(parquet_rows(file, columns, ("image_filename",))):
-                yield _row(cells, file, number)
-
-    def place(self, reference: str) -> tuple[str, int]:
-        return cell_place(reference)
-
-    def locate(self, reference: str) -> Media:
-        return cell_media(reference)
+    return CellLayout(root, NAME, ("query", "answer"), _row, optional=("image_filename",))
 
 
 def _row(cells: dict[str, Any], file: Path, number: int) -> RawRow | Refused:

@@ -6,29 +6,14 @@ row's own source, as `visrag/ChartQA`. A row's key is query, source and the imag
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from schemas.recipe import VisragSource
 from umer1_core.errors import BadInput
-from umer1_core.pairs import Media
-from umer1_core.sampling.cells import image_columns, image_key
+from umer1_core.sampling.cells import CellLayout, cell_reference, image_key
 from umer1_core.sampling.instructions import VISRAG_QUERY, VISRAG_TARGET
-from umer1_core.sampling.rows import (
-    RawRow,
-    RawSide,
-    Refused,
-    SourceSpec,
-    cell_media,
-    cell_place,
-    cell_reference,
-    checked,
-    parquet_files,
-    parquet_rows,
-    text_of,
-)
+from umer1_core.sampling.rows import RawRow, RawSide, Refused, SourceSpec, checked, parquet_files, text_of
 
 NAME = "visrag"
 
@@ -38,23 +23,9 @@ def list_visrag(config: VisragSource) -> list[SourceSpec]:
     return [SourceSpec(NAME, "visdoc", config, config.limit)]
 
 
-@dataclass(frozen=True)
-class Visrag:
+def visrag_layout(root: str) -> CellLayout:
     """The rows of all files."""
-
-    root: str
-
-    def rows(self) -> Iterator[RawRow | Refused]:
-        for file in parquet_files(self.root, NAME):
-            columns = ["query", "source", *image_columns(file)]
-            for number, cells in enumerate(parquet_rows(file, columns)):
-                yield _row(cells, file, number)
-
-    def place(self, reference: str) -> tuple[str, int]:
-        return cell_place(reference)
-
-    def locate(self, reference: str) -> Media:
-        return cell_media(reference)
+    return CellLayout(root, NAME, ("query", "source"), _row)
 
 
 def _row(cells: dict[str, Any], file: Path, number: int) -> RawRow | Refused:

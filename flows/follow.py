@@ -2,7 +2,7 @@
 
     python -m flows.follow build runs/recipe.yaml
 
-`umer1 quickstart`, `umer1 build` and `umer1 reannotate` come here. When `umer1 up` is not running, the server and the
+`umer1 quickstart`, `build`, `reannotate` and `redrive` come here. When `umer1 up` is not running, the server and the
 worker are started for as long as this command lives, and end with it.
 """
 
@@ -24,12 +24,15 @@ from schemas.recipe import Recipe
 from umer1_core.compat import PARENT_VARIABLE
 from umer1_core.console import StatusPrinter, print_summary
 from umer1_core.errors import Fatal, Umer1Error
-from umer1_core.recipes import load_recipe
-from umer1_core.versions import Version, is_held, list_versions, newest
+from umer1_core.versions import Version, is_held, list_versions, newest, recipe_at
 
 _POLL_SECONDS = 2.0
 _UP_SECONDS = 240.0
-DEPLOYMENTS = {"build": "build-cold-start/default", "reannotate": "reannotate/nightly"}
+DEPLOYMENTS = {
+    "build": "build-cold-start/default",
+    "reannotate": "reannotate/nightly",
+    "redrive": "reannotate/nightly",
+}
 
 
 @contextmanager
@@ -85,11 +88,14 @@ def _registered_since(started: float) -> bool:
     return deployment.updated is not None and deployment.updated.timestamp() >= started - 1
 
 
-def start(verb: str, recipe: Recipe) -> UUID:
+def start(verb: str, recipe: Recipe, reason: str = "") -> UUID:
     from prefect.client.schemas.objects import FlowRun
     from prefect.deployments import run_deployment
 
-    run = run_deployment(DEPLOYMENTS[verb], parameters={"recipe": recipe.dump()}, timeout=0, as_subflow=False)
+    parameters: dict[str, object] = {"recipe": recipe.dump()}
+    if verb == "redrive":
+        parameters |= {"mode": verb, "reason": reason}
+    run = run_deployment(DEPLOYMENTS[verb], parameters=parameters, timeout=0, as_subflow=False)
     return cast(FlowRun, run).id  # a coroutine only inside an event loop
 
 
@@ -118,10 +124,10 @@ def requests_sent(recipe: Recipe) -> int:
     return sum(int(entry.metrics["requests"]) for entry in shards)
 
 
-def follow_through(verb: str, recipe: Recipe, printer: StatusPrinter) -> Version | None:
+def follow_through(verb: str, recipe: Recipe, printer: StatusPrinter, reason: str = "") -> Version | None:
     """Start the run and follow it and the training that it starts; the version they made."""
     try:
-        follow(start(verb, recipe), recipe, printer)
+        follow(start(verb, recipe, reason), recipe, printer)
         version = newest(recipe.output)
         training = find_training(version.root) if version and recipe.training.enabled else None
         if training is not None:
@@ -154,16 +160,17 @@ def _plain(message: str) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("verb", choices=sorted(DEPLOYMENTS))
-    parser.add_argument("recipe")
+    parser.add_argument("recipe", help="a recipe, or a data set that was made with one")
+    parser.add_argument("--reason", default="", help="redrive: only the dead letters of this reason")
     parser.add_argument("--port", type=int, default=DEFAULT_PORT)
     arguments = parser.parse_args()
     os.environ["PREFECT_API_URL"] = api_url(arguments.port)
     console = Console()
     try:
-        recipe = load_recipe(arguments.recipe)
+        recipe = recipe_at(arguments.recipe)
         with ensure_up(arguments.port, console):
             before = requests_sent(recipe)
-            version = follow_through(arguments.verb, recipe, StatusPrinter(console))
+            version = follow_through(arguments.verb, recipe, StatusPrinter(console), arguments.reason)
         if version is not None:
             print_summary(version.store, console)
             console.print(

@@ -22,10 +22,10 @@ def build_version(recipe: Recipe, version: Version) -> str:
         all_done([shards.submit(sample, {"spec": spec, "recipe": recipe, "root": root}) for spec in specs])
         sides = index(recipe, root)
 
-        pending = plan(recipe, version, sides)
-        with annotator(recipe, version, pending) as endpoints:
-            common = {"recipe": recipe, "version": version, "endpoints": endpoints}
-            all_done([shards.submit(annotate, {"shard": shard, **common}) for shard in pending])
+        todo = plan(recipe, version)
+        with annotator(recipe, version, todo) as endpoints:
+            common = {"recipe": recipe, "version": version, "endpoints": endpoints, "todo": todo}
+            all_done([shards.submit(annotate, {"shard": shard, **common}) for shard in todo.shards])
 
         all_done([shards.submit(judge, {"shard": shard, "recipe": recipe, "root": root}) for shard in sides])
         data_hash = publish_tables(recipe, version)

@@ -9,10 +9,10 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 
-def _holds_credentials(uri: str) -> bool:
+def holds_credentials(uri: str) -> bool:
     parts = urlsplit(uri)
     return "://" in uri and ("@" in parts.netloc or bool(parts.query))
 
@@ -95,6 +95,24 @@ class Embedded(Section):
     start_timeout_s: float = 900
 
 
+class LoopStop(Section):
+    """Ends a completion in the server once its end repeats (vLLM's `repetition_detection`), periods in tokens.
+
+    It changes only completions that the repetition filter drops: the recipe checks that.
+    """
+
+    min_period: int = Field(default=1, ge=1)
+    max_period: int = Field(default=64, ge=1, description="The server looks for every period at every token")
+    min_count: int = Field(default=24, ge=2, description="Contiguous copies that end a completion")
+
+
+class Ladder(Section):
+    """How often a completion that cannot be used (cut, looping, malformed) is asked for again, and how differently."""
+
+    attempts: int = Field(default=2, ge=1, le=10, description="Completions per side at most; 1: as in the paper")
+    temperature_step: float = Field(default=0.1, ge=0, le=1, description="Added at every further attempt; at most 2")
+
+
 class Annotation(Section):
     model: str = Field(
         description="The annotator as the endpoints call it; embedded: a folder, a hub name or `miniature`"
@@ -102,18 +120,36 @@ class Annotation(Section):
     endpoints: list[str] = Field(
         default=[], description="OpenAI-compatible base URLs, as http://host:8000/v1; empty: embedded"
     )
+    endpoints_file: str = Field(
+        default="",
+        description="A file (any fsspec URI) with a base URL a line, read again during the run: servers come and go",
+    )
     api_key_env: str = Field(default="", description="Name of the environment variable with the endpoints' key")
     completion: Completion = Completion()
+    ladder: Ladder = Ladder()
+    stop_loops: LoopStop | None = Field(default=None, description="vLLM only; {} takes the defaults")
+    thinking_budget: int | None = Field(default=None, ge=1, description="vLLM only: tokens before </think> is forced")
+    samples: int = Field(default=1, ge=1, description="Completions per distinct side, spread over its uses")
+    media: Literal["auto", "reference", "inline"] = Field(
+        default="auto", description="reference: the server reads image files itself; auto: where a probe shows it can"
+    )
     embedded: Embedded = Embedded()
-    concurrency: int = Field(default=64, ge=1, description="Requests in flight, per endpoint")
+    concurrency: int = Field(default=512, ge=1, description="Requests in flight per endpoint, at most")
+    video_concurrency: int = Field(default=32, ge=1, description="Of these, requests that hold a clip, at most")
+    affinity: bool = Field(default=True, description="Sides with equal images go to the same endpoint")
     request_timeout_s: float = Field(default=600, gt=0)
     deadline_s: float = Field(default=1_800, gt=0, description="A side is given up this long after its first failure")
     shard_rows: int = Field(default=8_192, ge=1, description="Distinct sides per shard")
+    reuse: list[str] = Field(
+        default=[],
+        description="Other data sets' versions whose annotations are taken over where side and annotator agree",
+    )
+    metrics_port: int = Field(default=0, ge=0, le=65_535, description="Prometheus metrics of the run; 0: none")
 
     @field_validator("endpoints")
     @classmethod
     def _no_credentials(cls, value: list[str]) -> list[str]:
-        if any(_holds_credentials(endpoint) for endpoint in value):
+        if any(holds_credentials(endpoint) for endpoint in value):
             raise ValueError("an endpoint must hold no password or key; name its variable in api_key_env")
         return value
 
@@ -192,10 +228,22 @@ class Recipe(Section):
     workers: int = Field(default=2, ge=1, description="Shards in progress at a time")
     runner: Literal["threads", "ray"] = Field(default="threads", description="Where shards run; ray needs the extra")
 
+    @model_validator(mode="after")
+    def _loop_stop_within_filter(self) -> Recipe:
+        stop, filters = self.annotation.stop_loops, self.filters
+        if stop and (
+            stop.min_count < filters.repeat_min_count or stop.min_count * stop.min_period < filters.repeat_min_tokens
+        ):
+            raise ValueError(
+                "annotation.stop_loops would end completions that the repetition filter keeps: raise min_count or "
+                "min_period until min_count ≥ filters.repeat_min_count and their product ≥ filters.repeat_min_tokens"
+            )
+        return self
+
     @field_validator("output")
     @classmethod
     def _plain_output(cls, value: str) -> str:
-        if _holds_credentials(value):
+        if holds_credentials(value):
             raise ValueError("output must hold no password or key; give the storage's driver its own configuration")
         return value.rstrip("/")
 

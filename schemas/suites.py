@@ -35,6 +35,7 @@ def suites(validation: Validation) -> dict[str, list[Config]]:
         "pairs": _pair_table_suite(PAIRS.names),
         "sides": sides_suite(),
         "annotations": annotations_suite(validation),
+        "attempts": attempts_suite(),
         "verdicts": verdicts_suite(validation),
         "cold_start": cold_start_suite(),
         "rl": _pair_table_suite(RL.names),
@@ -66,7 +67,17 @@ def annotations_suite(validation: Validation) -> list[Config]:
     return [
         _intact(),
         _exactly("null_side_key", 0, "An annotation belongs to a side."),
-        _at_most("error_fraction", validation.max_error_fraction, "`validation.max_error_fraction`, of the sides"),
+        _at_most(
+            "error_fraction", validation.max_error_fraction, "`validation.max_error_fraction`, of the annotations"
+        ),
+    ]
+
+
+def attempts_suite() -> list[Config]:
+    return [
+        _intact(),
+        _exactly("null_side_key", 0, "An attempt belongs to a side."),
+        _exactly("unknown_outcomes", 0, "Every answered request has an outcome that the ledger knows."),
     ]
 
 
@@ -74,9 +85,9 @@ def verdicts_suite(validation: Validation) -> list[Config]:
     minimum = validation.min_shard_kept_fraction
     return [
         _intact(),
-        _exactly("null_kept", 0, "Every side is judged."),
-        _exactly("contradictory_verdicts", 0, "A side is dropped when it has a reason, and only then."),
-        _at_least("kept_fraction", minimum, "`validation.min_shard_kept_fraction`, of the sides"),
+        _exactly("null_kept", 0, "Every annotation is judged."),
+        _exactly("contradictory_verdicts", 0, "An annotation is dropped when it has a reason, and only then."),
+        _at_least("kept_fraction", minimum, "`validation.min_shard_kept_fraction`, of the annotations"),
     ]
 
 

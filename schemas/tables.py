@@ -5,9 +5,14 @@ A change that a reader must know of raises SCHEMA_VERSION.
 
 from __future__ import annotations
 
+from typing import Any
+
 import pyarrow as pa
 
-SCHEMA_VERSION = "1"
+SCHEMA_VERSION = "2"
+
+# What a column stands for in the shards of an earlier schema version, which lack it: readers fill it in.
+ADDED: dict[str, dict[str, Any]] = {"annotations": {"sample": 0, "reason": ""}, "verdicts": {"sample": 0}}
 
 MEDIA = pa.struct(
     [
@@ -63,11 +68,13 @@ SIDES = _schema(
     ]
 )
 
-# `completion` is what the model wrote, tags and box tokens kept. A side that could not be annotated has an empty
-# completion, finish_reason "error" and the error's kind and text.
+# `completion` is what the model wrote, tags and box tokens kept; the last one asked for where none had the form. A side
+# has `sample` 0 and, where the recipe asks for several, as many more as it has uses. One that could not be annotated
+# (a dead letter) has an empty completion, finish_reason "error", the reason in one word, and the last error.
 ANNOTATIONS = _schema(
     [
         ("side_key", pa.string()),
+        ("sample", pa.int32()),
         ("source", pa.string()),
         ("completion", pa.string()),
         ("finish_reason", pa.string()),
@@ -77,6 +84,28 @@ ANNOTATIONS = _schema(
         ("round", pa.int32()),
         ("seconds", pa.float32()),
         ("annotator", pa.string()),
+        ("reason", pa.string()),
+        ("error", pa.string()),
+    ]
+)
+
+# Every request a side cost, in the order they were answered. `outcome`: ok; cut, loop or malformed (asked again where
+# the ladder allows); transient, bad_input. Discarded completions stand here, accepted ones in `annotations`.
+ATTEMPTS = _schema(
+    [
+        ("side_key", pa.string()),
+        ("sample", pa.int32()),
+        ("source", pa.string()),
+        ("attempt", pa.int32()),
+        ("outcome", pa.string()),
+        ("seed", pa.int64()),
+        ("temperature", pa.float32()),
+        ("finish_reason", pa.string()),
+        ("prompt_tokens", pa.int32()),
+        ("completion_tokens", pa.int32()),
+        ("seconds", pa.float32()),
+        ("replica", pa.string()),
+        ("completion", pa.string()),
         ("error", pa.string()),
     ]
 )
@@ -85,6 +114,7 @@ ANNOTATIONS = _schema(
 VERDICTS = _schema(
     [
         ("side_key", pa.string()),
+        ("sample", pa.int32()),
         ("source", pa.string()),
         ("kept", pa.bool_()),
         ("reasons", pa.list_(pa.string())),
@@ -140,6 +170,7 @@ TABLES: dict[str, pa.Schema] = {
     "rejections": REJECTIONS,
     "sides": SIDES,
     "annotations": ANNOTATIONS,
+    "attempts": ATTEMPTS,
     "verdicts": VERDICTS,
     "cold_start": COLD_START,
     "rl": RL,

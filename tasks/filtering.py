@@ -23,7 +23,8 @@ def judge(shard: str, recipe: Recipe, root: str) -> str:
     made_from = fingerprint(source.checksum if source else "", recipe.filters.model_dump(), CLEAN_VERSION)
     tokenizer = filter_tokenizer(recipe)
     entry = filter_shard(store, shard, recipe.filters, tokenizer, made_from)
+    sides = sum(counts["kept"] + counts["dropped"] for counts in entry.metrics["by_source"].values())
     get_run_logger().info(
-        "shard %s: %d of %d sides kept; %s", shard, entry.metrics["kept"], entry.rows, entry.metrics["reasons"]
+        "shard %s: %d of %d sides kept; %s", shard, entry.metrics["kept"], sides, entry.metrics["reasons"]
     )
     return shard

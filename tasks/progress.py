@@ -1,4 +1,4 @@
-"""What the UI shows while a run is at work: one progress artifact and one shard table, read from the run's files.
+"""What the UI shows while a run is at work: a progress bar, the shards and the servers, read from the run's files.
 
 A thread polls the files every few seconds: rows are far too many to be Prefect events.
 """
@@ -18,7 +18,8 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import ArtifactUpdate
 from prefect.exceptions import PrefectException
 
-from umer1_core.status import RunStatus, read_status
+from umer1_core.console import live_line
+from umer1_core.status import LiveStatus, RunStatus, read_status
 from umer1_core.store import Store
 
 _EVERY_SECONDS = 3.0
@@ -27,7 +28,7 @@ _SHARDS_SHOWN = 500
 
 @contextmanager
 def progress_board(root: str) -> Iterator[None]:
-    """Keeps the two artifacts of a data run current while the block runs, and leaves them at their last state."""
+    """Keeps the artifacts of a data run current while the block runs, and leaves them at their last state."""
     store = Store(root)
     board = _Board(store)
     stop = threading.Event()
@@ -44,7 +45,7 @@ class _Board:
     def __init__(self, store: Store) -> None:
         self.store = store
         self.progress: UUID | None = None
-        self.table: UUID | None = None
+        self.tables: dict[str, UUID] = {}
 
     def run(self, stop: threading.Event) -> None:
         while not stop.wait(_EVERY_SECONDS):
@@ -63,15 +64,24 @@ class _Board:
         stage = next(s for s in status.stages if s.stage == "annotation")
         percent = 100.0 * stage.done / stage.total if stage.total else 0.0
         description = f"{stage.done:,}/{stage.total:,} sides annotated"
-        if self.progress is None or self.table is None:
+        if status.live:
+            description += f"; {live_line(status.live)}"
+        if self.progress is None:
             progress = create_progress_artifact(percent, key="annotation-progress", description=description)
-            table = create_table_artifact(_rows(status), key="shards", description=description)
             # Called without an event loop these return the ids themselves, not coroutines.
-            self.progress, self.table = cast(UUID, progress), cast(UUID, table)
+            self.progress = cast(UUID, progress)
+        else:
+            update_progress_artifact(self.progress, percent, description=description)
+        self._show("shards", _rows(status), description)
+        if status.live:
+            self._show("annotators", _servers(status.live), description)
+
+    def _show(self, key: str, rows: list[dict[str, str]], description: str) -> None:
+        if key not in self.tables:
+            self.tables[key] = cast(UUID, create_table_artifact(rows, key=key, description=description))
             return
-        update_progress_artifact(self.progress, percent, description=description)
         with get_client(sync_client=True) as client:
-            client.update_artifact(self.table, ArtifactUpdate(data=json.dumps(_rows(status)), description=description))
+            client.update_artifact(self.tables[key], ArtifactUpdate(data=json.dumps(rows), description=description))
 
 
 def _rows(status: RunStatus) -> list[dict[str, str]]:
@@ -83,4 +93,20 @@ def _rows(status: RunStatus) -> list[dict[str, str]]:
             "kept": "" if shard.kept is None else f"{shard.kept:,} ({shard.kept / max(1, shard.rows):.0%})",
         }
         for shard in status.shards[:_SHARDS_SHOWN]
+    ]
+
+
+def _servers(live: LiveStatus) -> list[dict[str, str]]:
+    return [
+        {
+            "server": replica["replica"],
+            "state": replica["state"],
+            "in flight": f"{replica['in_flight']} of {replica['limit']}",
+            "waiting": "" if replica["waiting"] is None else str(replica["waiting"]),
+            "KV cache": "" if replica["kv_usage"] is None else f"{replica['kv_usage']:.0%}",
+            "latency": f"{replica['latency_s']:.1f} s",
+            "tokens/s": f"{replica['tokens_per_s']:,.0f}",
+            "last error": replica["last_error"],
+        }
+        for replica in live.replicas
     ]

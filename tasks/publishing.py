@@ -6,6 +6,7 @@ from prefect.artifacts import create_markdown_artifact
 from schemas.recipe import Recipe
 from tasks.common import TASK_OPTIONS
 from umer1_core.annotation.annotator import annotator_fingerprint
+from umer1_core.console import token_line
 from umer1_core.publishing.card import write_card
 from umer1_core.publishing.publish import publish
 from umer1_core.publishing.report import write_report
@@ -20,8 +21,7 @@ def publish_tables(recipe: Recipe, version: Version) -> str:
     enter_stage(version.store, "publishing")
     manifest = publish(version, recipe, annotator_fingerprint(recipe.annotation))
     write_card(version.store, recipe, manifest)
-    ledger = manifest["ledger"]
-    get_run_logger().info("data set %s; tokens: %s", manifest["data_hash"], ledger)
+    get_run_logger().info("data set %s; %s", manifest["data_hash"], _tokens(manifest))
     create_markdown_artifact(key="funnel", description=_headline(manifest["funnel"]), markdown=_funnel(manifest))
     return str(manifest["data_hash"])
 
@@ -57,5 +57,8 @@ def _funnel(manifest: dict) -> str:
         counts += [row["cold_start"], row["rl"]]
         reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(row["dropped"].items()))
         lines.append(f"| {row['source']} | {' | '.join(f'{count:,}' for count in counts)} | {reasons} |")
-    lines += ["", "Tokens: " + ", ".join(f"{key} {value:,}" for key, value in manifest["ledger"].items())]
-    return "\n".join(lines)
+    return "\n".join([*lines, "", _tokens(manifest)])
+
+
+def _tokens(manifest: dict) -> str:
+    return f"{manifest['ledger']['completion_tokens']:,} tokens generated: {token_line(manifest['ledger'])}"

@@ -5,6 +5,7 @@ from prefect import get_run_logger, task
 from schemas.recipe import Recipe
 from tasks.common import TASK_OPTIONS
 from umer1_core.sampling.sample import SourceSpec, index_sides, list_sources, sample_source
+from umer1_core.sampling.sides import SIDES_ORDER
 from umer1_core.status import enter_stage
 from umer1_core.store import Store, content_hash, fingerprint
 
@@ -30,5 +31,7 @@ def sample(spec: SourceSpec, recipe: Recipe, root: str) -> str:
 def index(recipe: Recipe, root: str) -> list[str]:
     """The shards of the distinct sides."""
     store = Store(root)
-    made_from = fingerprint(content_hash(store.entries("pairs")), recipe.annotation.shard_rows, recipe.seed)
+    made_from = fingerprint(
+        content_hash(store.entries("pairs")), recipe.annotation.shard_rows, recipe.seed, SIDES_ORDER
+    )
     return [e.shard for e in index_sides(store, recipe.annotation.shard_rows, recipe.seed, made_from)]

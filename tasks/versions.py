@@ -7,9 +7,10 @@ from prefect import get_run_logger, task
 from schemas.recipe import MiniatureWorld, Recipe
 from tasks.common import TASK_OPTIONS
 from umer1_core.annotation.annotator import annotator_fingerprint
+from umer1_core.annotation.dead_letters import dead_letters
 from umer1_core.annotation.plan import needs_reannotation
 from umer1_core.miniature.prepare import ensure_world
-from umer1_core.versions import Mode, Version, newest, open_build, open_reannotation
+from umer1_core.versions import Mode, Version, is_finished, newest, open_build, open_reannotation, open_redrive
 
 
 @task(name="write the miniature world", **TASK_OPTIONS)
@@ -18,9 +19,9 @@ def write_miniature_world(world: MiniatureWorld) -> None:
 
 
 @task(name="open version", **TASK_OPTIONS)
-def open_version(recipe: Recipe, mode: Mode) -> Version:
-    annotator = annotator_fingerprint(recipe.annotation)
-    version = open_build(recipe, annotator) if mode == "build" else open_reannotation(recipe, annotator)
+def open_version(recipe: Recipe, mode: Mode, reason: str = "") -> Version:
+    """reason: a redrive's, where it is restricted to one."""
+    version = _open(recipe, mode, reason)
     swept = version.store.sweep()
     get_run_logger().info(
         "Version %d of %s%s%s",
@@ -32,10 +33,19 @@ def open_version(recipe: Recipe, mode: Mode) -> Version:
     return version
 
 
-@task(name="look for sides to re-annotate", **TASK_OPTIONS)
-def something_to_reannotate(recipe: Recipe) -> bool:
-    """Whether the newest version has rejected, failed or outdated sides, or is an unfinished re-annotation."""
+def _open(recipe: Recipe, mode: Mode, reason: str) -> Version:
+    annotator = annotator_fingerprint(recipe.annotation)
+    if mode == "redrive":
+        return open_redrive(recipe, annotator, reason)
+    return open_build(recipe, annotator) if mode == "build" else open_reannotation(recipe, annotator)
+
+
+@task(name="look for sides to ask again", **TASK_OPTIONS)
+def something_to_ask_again(recipe: Recipe, mode: Mode, reason: str = "") -> bool:
+    """Whether the newest version is unfinished, or holds sides that a re-annotation or a redrive asks again."""
     last = newest(recipe.output)
-    if last is None or not last.store.exists("manifest.json"):
+    if last is None or not is_finished(last):
         return True
+    if mode == "redrive":
+        return bool(dead_letters(last.store, reason, examples=0))
     return needs_reannotation(last.store, annotator_fingerprint(recipe.annotation))

@@ -27,7 +27,7 @@ def test_an_image_is_described_and_travels_as_the_bytes_it_is(tmp_path):
     (tmp_path / "a.jpg").write_bytes(jpeg())
     described = media.describe(Media("image", str(tmp_path / "a.jpg")))
     assert (described.width, described.height, described.size) == (40, 24, len(jpeg()))
-    kind, _, payload = media.data_url(described).partition(";base64,")
+    kind, _, payload = media.data_url(described).decode().partition(";base64,")
     assert kind == "data:image/jpeg" and base64.b64decode(payload) == jpeg()
 
 
@@ -52,7 +52,7 @@ def test_a_clip_takes_evenly_spaced_frames_in_natural_order(tmp_path):
     clip = media.clip_from_folder(tmp_path, 8)
     assert clip.frames == tuple(f"f_{i + 1}.jpeg" for i in np.linspace(0, 11, 8, dtype=int))
     assert media.read_frames(clip)[-1] == (tmp_path / "f_12.jpeg").read_bytes()
-    assert media.data_url(media.describe(clip)).count(",") == 8
+    assert media.data_url(media.describe(clip)).count(b",") == 8
 
 
 def test_a_short_clip_is_used_as_it_is(tmp_path):
@@ -125,6 +125,6 @@ def test_a_link_that_escapes_is_refused(tmp_path):
 
 def test_a_clip_of_one_frame_is_sent_as_a_still_shown_twice(tmp_path):
     (tmp_path / "1.jpg").write_bytes(jpeg())
-    url = media.data_url(media.clip_from_folder(tmp_path, 8))
+    url = media.data_url(media.clip_from_folder(tmp_path, 8)).decode()
     first, second = url.removeprefix("data:video/jpeg;base64,").split(",")
     assert first == second

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from umer1_core.status import RunStatus, StageStatus, read_status
+from umer1_core.status import LiveStatus, RunStatus, StageStatus, read_status
 from umer1_core.store import Store
 
 _LINE_SECONDS = 10.0
+_FRESH_SECONDS = 10.0
 
 
 class StatusPrinter:
@@ -81,6 +84,56 @@ def print_status(status: RunStatus, console: Console) -> None:
         mark = "[green]✓[/] " if stage.finished else "  "
         table.add_row(mark + stage.stage, f"{stage.done:,}/{total} {stage.unit}", stage.note)
     console.print(table)
+    if status.live is not None:
+        _print_live(status.live, console)
+
+
+def _print_live(live: LiveStatus, console: Console) -> None:
+    console.print()
+    fresh = live.age_s < _FRESH_SECONDS
+    when = "annotating" if fresh else f"last seen {duration(live.age_s)} ago"
+    console.print(f"{when}: {live_line(live)}", highlight=False, soft_wrap=True)
+    outcomes = ", ".join(f"{name} {count:,}" for name, count in live.outcomes.items())
+    console.print(f"requests answered: {outcomes or 'none yet'}", highlight=False, soft_wrap=True)
+    console.print(_replicas(live.replicas))
+    for line in live.stalled:
+        console.print(f"[yellow]no answer to[/] {escape(line)}", highlight=False, soft_wrap=True)
+
+
+def live_line(live: LiveStatus) -> str:
+    """`12.3 rows/s, 4,532 tokens/s, 64 in flight, 1,204 queued, about 3 min left`."""
+    left = f", about {duration(live.eta_s)} left" if live.eta_s else ""
+    rates = f"{live.rows_per_s:,.1f} rows/s, {live.tokens_per_s:,.0f} tokens/s"
+    return f"{rates}, {live.in_flight:,} in flight, {live.queued:,} queued{left}"
+
+
+def _replicas(replicas: Sequence[dict[str, Any]]) -> Table:
+    table = Table("server", "state", "in flight", "waiting", "KV", "latency", "tokens/s", "", box=None, pad_edge=False)
+    for replica in replicas:
+        kv = "" if replica["kv_usage"] is None else f"{replica['kv_usage']:.0%}"
+        waiting = "" if replica["waiting"] is None else f"{replica['waiting']:,}"
+        table.add_row(
+            replica["replica"],
+            replica["state"],
+            f"{replica['in_flight']}/{replica['limit']}",
+            waiting,
+            kv,
+            f"{replica['latency_s']:.1f} s",
+            f"{replica['tokens_per_s']:,.0f}",
+            "" if replica["state"] == "serving" else escape(replica["last_error"]),
+        )
+    return table
+
+
+def duration(seconds: float) -> str:
+    """Two units at most: `45 s`, `12 min`, `3 h 5 min`, `2 d 4 h`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"
 
 
 def print_summary(store: Store, console: Console) -> None:
@@ -111,11 +164,24 @@ def _counts(manifest: dict[str, Any]) -> Table:
     table.add_row("pairs", f"{total('pairs'):,}", f"from {len(funnel)} sources")
     table.add_row("sides", f"{ledger['sides']:,}", f"{ledger['saved_generations']:,} generations saved by equal sides")
     table.add_row("annotated", f"{ledger['annotated']:,}", f"{ledger['failed']:,} failed")
+    table.add_row("tokens", f"{ledger['completion_tokens']:,}", token_line(ledger))
     kept = total("kept")
     table.add_row("pairs kept", f"{kept:,}", f"{kept / max(1, total('pairs')):.1%}")
     table.add_row("cold start", f"{total('cold_start'):,}", "")
     table.add_row("RL", f"{total('rl'):,}", "")
     return table
+
+
+def token_line(ledger: dict[str, Any]) -> str:
+    """What the generated tokens bought. Manifests of the first schema version knew of one kind of waste only."""
+    whole, wasted = max(1, ledger["completion_tokens"]), ledger["wasted_tokens"]
+    rejected = ledger["outcomes"]["rejected"]["completion_tokens"] if "outcomes" in ledger else wasted
+    taken_over = ledger["saved"]["taken_over"]["completion_tokens"] if "saved" in ledger else 0
+    parts = [("useful", ledger["useful_tokens"]), ("rejected", rejected), ("retried", wasted - rejected)]
+    spent = ", ".join(f"{tokens / whole:.1%} {name}" for name, tokens in parts if tokens or name == "useful")
+    saved = [f"{ledger['saved_tokens']:,} more saved"] if ledger["saved_tokens"] else []
+    saved += [f"{taken_over:,} taken over"] if taken_over else []
+    return "; ".join([spent, *saved])
 
 
 def scores_table(scores: dict[str, Any], manifest: dict[str, Any]) -> Table:

@@ -50,11 +50,34 @@ class BadInput(Umer1Error):
 
 
 class Transient(Umer1Error):
-    """The same request may succeed later: a busy, restarting or unreachable server."""
+    """The same request may succeed later, or elsewhere: a busy, restarting or slow server."""
+
+
+class Busy(Transient):
+    """The server says that it has too much to do (429, 503). `retry_after_s`: what it asks for, or 0."""
+
+    def __init__(self, message: str, retry_after_s: float = 0.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+    def __reduce__(self) -> tuple[type[Busy], tuple[str, float]]:  # type: ignore[override]
+        return type(self), (self.message, self.retry_after_s)
+
+
+class Unreachable(Transient):
+    """Nothing listens there: no request can have been worked on."""
 
 
 class ServerLost(Transient):
     """The server went away while it worked on this request: chance, or the request is what kills it."""
+
+
+class ServerFailed(Transient):
+    """The server failed on this request (500): it is ill, or the input is what it cannot bear."""
+
+
+class BadOutput(Transient):
+    """The server answered with something that is no completion: another page, broken JSON, no choices."""
 
 
 class Fatal(Umer1Error):

@@ -7,8 +7,8 @@ re-encodes a picture, except the frames of a video file, which exist only decode
 
 from __future__ import annotations
 
-import base64
 import io
+import os
 import re
 import tarfile
 import threading
@@ -17,12 +17,14 @@ from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import IO, cast
+from urllib.parse import quote
 
 import fsspec
 import numpy as np
 import pyarrow.parquet as pq
 from blake3 import blake3
 from PIL import Image, UnidentifiedImageError
+from pybase64 import b64encode
 
 from umer1_core.errors import BadInput
 from umer1_core.pairs import Media
@@ -31,6 +33,14 @@ VIDEO_SUFFIXES = {".mp4", ".webm", ".mkv", ".avi", ".mov"}
 FRAME_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 _TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 _FRAME_QUALITY = 90
+_IMAGE_TYPES = {
+    b"\xff\xd8\xff": b"image/jpeg",
+    b"\x89PNG": b"image/png",
+    b"GIF8": b"image/gif",
+    b"BM": b"image/bmp",
+    b"II*\0": b"image/tiff",
+    b"MM\0*": b"image/tiff",
+}
 
 
 def describe(media: Media) -> Media:
@@ -73,16 +83,40 @@ def open_image(data: bytes) -> Image.Image:
     return Image.open(io.BytesIO(data)).convert("RGB")
 
 
-def data_url(media: Media) -> str:
+def data_url(media: Media) -> bytes:
     """The bytes as a data URL: an image with its own type, a clip as comma-separated JPEG frames (vLLM's form)."""
     if media.kind == "image":
         data = read_image(media)
-        kind = Image.open(io.BytesIO(data)).get_format_mimetype() or "image/png"
-        return f"data:{kind};base64,{base64.b64encode(data).decode()}"
+        return b"".join((b"data:", image_type(data), b";base64,", b64encode(data)))
     frames = read_frames(media)
     # GLM-4.1V sees frames in pairs and refuses a clip of one; a still shown twice is the same clip.
     frames = frames * 2 if len(frames) == 1 else frames
-    return "data:video/jpeg;base64," + ",".join(base64.b64encode(frame).decode() for frame in frames)
+    return b"data:video/jpeg;base64," + b",".join(map(b64encode, frames))
+
+
+def file_url(media: Media) -> bytes | None:
+    """An image that is a file of this machine, as `file://` and its absolute path; None for everything else."""
+    if media.kind != "image" or media.member or is_video_file(media.uri):
+        return None
+    path = local_path(media.uri)
+    if path is None:
+        return None
+    if not os.path.isfile(path):
+        raise BadInput("media_missing", f"there is no file {media.uri}")
+    return b"file://" + quote(os.path.abspath(path)).encode()
+
+
+def local_path(uri: str) -> str | None:
+    """The path behind a URI of this machine's file system; None for other file systems."""
+    scheme, separator, rest = uri.partition("://")
+    return uri if not separator else rest if scheme in ("file", "local") else None
+
+
+def image_type(data: bytes) -> bytes:
+    """The media type by the first bytes: asking Pillow costs as much as everything else a request needs."""
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return b"image/webp"
+    return next((kind for magic, kind in _IMAGE_TYPES.items() if data.startswith(magic)), b"image/png")
 
 
 def clip_from_folder(folder: Path, count: int) -> Media:
@@ -125,8 +159,10 @@ def safe_join(root: Path, relative: str) -> Path:
 
 
 def _read_file(uri: str) -> bytes:
+    path = local_path(uri)
     try:
-        with fsspec.open(uri, "rb") as file:
+        # Plain open: fsspec costs four times the read of a local photograph.
+        with open(path, "rb") if path else fsspec.open(uri, "rb") as file:
             return bytes(file.read())
     except FileNotFoundError as error:
         raise BadInput("media_missing", f"there is no file {uri}") from error

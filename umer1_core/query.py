@@ -1,7 +1,8 @@
 """SQL over a data set's tables: DuckDB reads the finished shards where they lie.
 
 Guarantees: a table is a view over exactly the shards that have an entry; local shards are read by DuckDB itself, other
-stores through Arrow; a table without shards is an empty view. What does not fit in memory spills to a temporary folder.
+stores through Arrow; a table without shards is an empty view; columns that shards of an earlier schema version lack
+have the value they stood for. What does not fit in memory spills to a temporary folder.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ from typing import Any
 
 import duckdb
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.dataset as ds
 from pyarrow.fs import FSSpecHandler, PyFileSystem
 
-from schemas.tables import TABLES
+from schemas.tables import ADDED, TABLES
 from umer1_core.store import Store
 
 _WINDOW_ROWS = 100_000  # read at once of a large result; each window reads the tables once
@@ -39,13 +41,28 @@ def scan(connection: duckdb.DuckDBPyConnection, store: Store, table: str, column
     """Make `table` (all or some of its columns) readable in `connection` as a view of that name."""
     names = list(columns) or TABLES[table].names
     files = store.files(table)
+    added = ADDED.get(table, {})
     if files and store.local:
-        connection.read_parquet(files).select(*[f'"{name}"' for name in names]).create_view(table, replace=True)
+        shards = connection.read_parquet(files, union_by_name=bool(added))
+        shards.select(*(_local(name, added, shards.columns) for name in names)).create_view(table, replace=True)
     elif files:
-        remote = ds.dataset(files, format="parquet", filesystem=PyFileSystem(FSSpecHandler(store.fs)))
-        connection.register(table, remote.scanner(columns=names))
+        filesystem = PyFileSystem(FSSpecHandler(store.fs))
+        remote = ds.dataset(files, schema=TABLES[table], format="parquet", filesystem=filesystem)
+        connection.register(table, remote.scanner(columns={name: _remote(name, added) for name in names}))
     else:
         connection.register(table, TABLES[table].empty_table().select(names))
+
+
+def _local(name: str, added: dict[str, Any], present: Sequence[str]) -> duckdb.Expression:
+    column = duckdb.ColumnExpression(name)
+    if name not in added:
+        return column
+    meant = duckdb.ConstantExpression(added[name])
+    return (duckdb.CoalesceOperator(column, meant) if name in present else meant).alias(name)
+
+
+def _remote(name: str, added: dict[str, Any]) -> pc.Expression:
+    return pc.coalesce(ds.field(name), pc.scalar(added[name])) if name in added else ds.field(name)
 
 
 def rows(connection: duckdb.DuckDBPyConnection, sql: str, parameters: Sequence[Any] = ()) -> list[dict[str, Any]]:

@@ -52,8 +52,11 @@ def absolute(recipe: Recipe) -> Recipe:
     """Relative folders are taken from where the command runs: the worker may run elsewhere."""
     sources = [source.model_copy(update={"root": _absolute(source.root)}) for source in recipe.sources]
     held_out = [source.model_copy(update={"root": _absolute(source.root)}) for source in recipe.evaluation.sources]
-    world = recipe.miniature
+    world, annotation = recipe.miniature, recipe.annotation
+    listed = annotation.endpoints_file and _absolute(annotation.endpoints_file)
+    known = {"reuse": [_absolute(root) for root in annotation.reuse], "endpoints_file": listed}
     changes: dict[str, Any] = {
+        "annotation": annotation.model_copy(update=known),
         "output": _absolute(recipe.output),
         "sources": sources,
         "evaluation": recipe.evaluation.model_copy(update={"sources": held_out}),

@@ -6,7 +6,10 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+import orjson
+
 from umer1_core.annotation.journal import count_records
+from umer1_core.annotation.ledger import LIVE_FILE
 from umer1_core.store import Store
 from umer1_core.versions import is_held, local_folder
 
@@ -38,12 +41,31 @@ class ShardStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class LiveStatus:
+    """The engine's own view, from its last snapshot. `age_s`: how long ago that was; `eta_s` 0: not known."""
+
+    age_s: float
+    eta_s: float
+    rows_per_s: float
+    tokens_per_s: float
+    in_flight: int
+    queued: int
+    outcomes: dict[str, int]
+    completion_tokens: dict[str, int]
+    replicas: tuple[dict[str, Any], ...]
+    stalled: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class RunStatus:
+    """`live` is None before annotation and once it is finished."""
+
     root: str
     stages: tuple[StageStatus, ...]
     shards: tuple[ShardStatus, ...]
     at_work: bool
     stage: str
+    live: LiveStatus | None = None
 
 
 def enter_stage(store: Store, stage: str, **facts: Any) -> None:
@@ -65,7 +87,7 @@ def read_status(store: Store) -> RunStatus:
         *_training(store),
     )
     at_work = is_held(store.root, "build") or is_held(store.root, "train")
-    return RunStatus(store.root, stages, shards, at_work, str(state.get("stage", "")))
+    return RunStatus(store.root, stages, shards, at_work, str(state.get("stage", "")), _live(store, shards))
 
 
 def _sampling(store: Store, state: dict[str, Any]) -> StageStatus:
@@ -100,6 +122,25 @@ def _shards(store: Store) -> tuple[ShardStatus, ...]:
 def _annotation(shards: tuple[ShardStatus, ...], annotator: str) -> StageStatus:
     done, total = sum(s.annotated for s in shards), sum(s.rows for s in shards)
     return StageStatus("annotation", done, total, "sides", annotator if done < total else "")
+
+
+def _live(store: Store, shards: tuple[ShardStatus, ...]) -> LiveStatus | None:
+    left = sum(s.rows - s.annotated for s in shards)
+    file = local_folder(store, "journal") / LIVE_FILE
+    if not left or not file.exists():
+        return None
+    snapshot = orjson.loads(file.read_bytes())
+    rate = snapshot["rows_per_s"]
+    return LiveStatus(
+        age_s=time.time() - snapshot["time"],
+        eta_s=left / rate if rate else 0.0,
+        replicas=tuple(snapshot["replicas"]),
+        stalled=tuple(snapshot["stalled"]),
+        **{
+            name: snapshot[name]
+            for name in ("rows_per_s", "tokens_per_s", "in_flight", "queued", "outcomes", "completion_tokens")
+        },
+    )
 
 
 def _filtering(store: Store, shards: tuple[ShardStatus, ...]) -> StageStatus:

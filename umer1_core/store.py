@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import fsspec
 import orjson
@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from blake3 import blake3
 
-from schemas.tables import SCHEMA_VERSION, TABLES
+from schemas.tables import ADDED, SCHEMA_VERSION, TABLES
 from umer1_core.errors import StorageError
 
 _TEMPORARY = ".tmp-"
@@ -131,7 +131,7 @@ class Store:
         name = self.shard_name(table, shard)
         try:
             with self.fs.open(self.at(name)) as file:
-                return pq.read_table(file, columns=columns)
+                return parse_shard(table, file, columns)
         except (pa.ArrowInvalid, FileNotFoundError) as error:
             raise StorageError(
                 f"Shard {self.at(name)} cannot be read: {error}.",
@@ -162,6 +162,16 @@ class Store:
         manifest["tables"] = {table: [asdict(e) for e in self.entries(table)] for table in TABLES}
         self.write_json("manifest.json", manifest)
         return manifest
+
+
+def parse_shard(table: str, file: IO[bytes] | pa.NativeFile, columns: list[str] | None = None) -> pa.Table:
+    """The rows of a shard in today's schema, also of one written under an earlier schema version."""
+    content = pq.read_table(file, columns=columns, schema=TABLES[table])
+    for name, value in ADDED.get(table, {}).items():
+        if name in content.column_names:
+            place = content.column_names.index(name)
+            content = content.set_column(place, content.field(place), content[name].fill_null(value))
+    return content
 
 
 def content_hash(entries: Iterable[ShardEntry]) -> str:

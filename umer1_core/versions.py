@@ -1,7 +1,7 @@
 """The versions of a data set: `output/v1`, `output/v2`, …, each one root with all its tables.
 
-The same recipe always comes back to the same version, finished or not. A recipe whose data part changed, and every
-re-annotation, opens the next version with the newest as its parent, so paid-for answers are taken over.
+The same recipe always comes back to the same version, finished or not. A recipe whose data part changed, every
+re-annotation and every redrive open the next version with the newest as its parent: paid-for answers are taken over.
 """
 
 from __future__ import annotations
@@ -14,23 +14,27 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO, Any, Literal
 
 from blake3 import blake3
 
 from schemas.recipe import Recipe
-from umer1_core.errors import StorageError
-from umer1_core.recipes import parse_recipe
+from schemas.tables import SCHEMA_VERSION
+from umer1_core.errors import RecipeError, StorageError
+from umer1_core.recipes import absolute, load_recipe, parse_recipe
 from umer1_core.store import Store, fingerprint
 
-Mode = Literal["build", "reannotate"]
+Mode = Literal["build", "reannotate", "redrive"]
 _WAIT_SECONDS = 1.0
 _VERSION = re.compile(r"v(\d+)$")
 
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """What `version.json` says. `parent` is the root of the version before, or empty."""
+    """What `version.json` says. `parent` is the root of the version before, or empty.
+
+    reason: of a redrive that asks only for the dead letters of one reason; otherwise empty.
+    """
 
     root: str
     number: int
@@ -38,6 +42,7 @@ class Version:
     mode: Mode
     data_fingerprint: str
     created: str
+    reason: str = ""
 
     @property
     def store(self) -> Store:
@@ -45,9 +50,13 @@ class Version:
 
 
 def data_fingerprint(recipe: Recipe, annotator: str) -> str:
-    """Over what the rows depend on: sources, annotator, filters. Where and how fast it runs makes no new data set."""
+    """Over what the rows and their shards depend on. Where and how fast it runs makes no new data set.
+
+    A version whose shards were cut anew would pay for its answers again; a child takes them over.
+    """
     chosen = {"seed", "miniature", "sources", "filters", "publishing"}
-    return fingerprint(recipe.model_dump(mode="json", include=chosen), annotator)
+    shape = {"samples": recipe.annotation.samples, "shard_rows": recipe.annotation.shard_rows}
+    return fingerprint(recipe.model_dump(mode="json", include=chosen), annotator, shape, SCHEMA_VERSION)
 
 
 def list_versions(output: str) -> list[Version]:
@@ -58,7 +67,7 @@ def list_versions(output: str) -> list[Version]:
     names = {name.rstrip("/").rsplit("/", 1)[-1] for name in store.fs.ls(store.path, detail=False)}
     numbers = sorted(int(match.group(1)) for match in map(_VERSION.fullmatch, names) if match)
     found = ((n, store.read_json(f"v{n}/version.json")) for n in numbers)
-    return [Version(root=f"{store.root}/v{n}", **record) for n, record in found if record]
+    return [_version(store.root, n, record) for n, record in found if record]
 
 
 def newest(output: str) -> Version | None:
@@ -76,12 +85,79 @@ def open_build(recipe: Recipe, annotator: str) -> Version:
 
 def open_reannotation(recipe: Recipe, annotator: str) -> Version:
     """The next version, or the newest when it is a re-annotation that has not been finished yet."""
-    last = newest(recipe.output)
-    if last is None:
-        raise StorageError(f"There is no data set at {recipe.output} to re-annotate.", "Build it first: umer1 build …")
-    if last.mode == "reannotate" and not last.store.exists("manifest.json"):
+    last = _something(recipe.output, "re-annotate")
+    if last.mode == "reannotate" and not is_finished(last):
         return last
     return _create(recipe, annotator, last, "reannotate")
+
+
+def open_redrive(recipe: Recipe, annotator: str, reason: str = "") -> Version:
+    """The next version, or the newest when it is this redrive and not finished yet.
+
+    Raises StorageError or RecipeError where more than the dead letters would be asked for.
+    """
+    last = _something(recipe.output, "redrive")
+    if last.data_fingerprint != data_fingerprint(recipe, annotator):
+        raise RecipeError(
+            f"The recipe is not the one that {last.root} was made with: a redrive asks only for what failed.",
+            f"Use that version's own recipe (umer1 redrive {last.root}), or build the changed one: umer1 build …",
+        )
+    if is_finished(last):
+        return _create(recipe, annotator, last, "redrive", reason)
+    if last.mode == "redrive" and last.reason == reason:
+        return last
+    raise StorageError(
+        f"{last.root} is not finished (its mode: {last.mode}{f', reason {last.reason}' if last.reason else ''}).",
+        "Finish it with the command that began it, then redrive.",
+    )
+
+
+def is_finished(version: Version) -> bool:
+    return version.store.exists("manifest.json")
+
+
+def parents_of(version: Version, recipe: Recipe) -> list[str]:
+    """Roots to take answers over from: the versions before, then the data sets of `annotation.reuse`.
+
+    Of the versions before, nearest first, back to the nearest that was finished.
+    """
+    by_root = {each.root: each for each in list_versions(version.root.rpartition("/")[0])}
+    roots: list[str] = []
+    parent = by_root.get(version.parent)
+    while parent is not None:
+        roots.append(parent.root)
+        parent = None if is_finished(parent) else by_root.get(parent.parent)
+    others = [_reused(location) for location in recipe.annotation.reuse]
+    return list(dict.fromkeys(root for root in [*roots, *others] if root != version.root))
+
+
+def _reused(location: str) -> str:
+    store = resolve(location)
+    if not store.exists("version.json"):
+        raise StorageError(
+            f"annotation.reuse: there is no data set at {location}.", "Correct the path, or remove it from the recipe."
+        )
+    return store.root
+
+
+def recipe_at(location: str) -> Recipe:
+    """The recipe in a YAML file, or the one that a data set (a version, or the output that holds it) was made with.
+
+    Raises RecipeError or StorageError where there is neither, or where the version is not the newest finished one.
+    """
+    if Path(location).is_file() or location.endswith((".yaml", ".yml")):
+        return load_recipe(location)
+    store = Store(location)
+    place = store.path if store.local else store.root
+    one = store.exists("version.json")
+    output = place.rpartition("/")[0] if one else place
+    versions = list_versions(output)
+    if not versions:
+        raise StorageError(f"There is no data set at {location}.", "Give a version, its output, or a recipe.")
+    last = next((version for version in reversed(versions) if is_finished(version)), versions[-1])
+    if one and last.root != place:
+        raise StorageError(f"{place} is not the newest finished version.", f"That is {last.root}.")
+    return absolute(recipe_of(last.store).model_copy(update={"output": output}))
 
 
 def recipe_of(store: Store) -> Recipe:
@@ -147,7 +223,20 @@ def _lock_file(root: str, what: str) -> Path:
     return local_folder(Store(root), "locks") / f"{what}.lock"
 
 
-def _create(recipe: Recipe, annotator: str, last: Version | None, mode: Mode) -> Version:
+def _something(output: str, verb: str) -> Version:
+    last = newest(output)
+    if last is None:
+        raise StorageError(f"There is no data set at {output} to {verb}.", "Build it first: umer1 build …")
+    return last
+
+
+def _version(output: str, number: int, record: dict[str, Any]) -> Version:
+    """A data set may have been moved: its parent stands beside it."""
+    parent = record["parent"] and f"{output}/{record['parent'].rpartition('/')[2]}"
+    return Version(root=f"{output}/v{number}", **(record | {"parent": parent}))
+
+
+def _create(recipe: Recipe, annotator: str, last: Version | None, mode: Mode, reason: str = "") -> Version:
     number = last.number + 1 if last else 1
     version = Version(
         root=f"{recipe.output}/v{number}",
@@ -156,6 +245,7 @@ def _create(recipe: Recipe, annotator: str, last: Version | None, mode: Mode) ->
         mode=mode,
         data_fingerprint=data_fingerprint(recipe, annotator),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
+        reason=reason,
     )
     record = asdict(version)
     del record["root"]  # a data set may be moved; its place is where it is found

@@ -1,102 +1,77 @@
-"""An OpenAI-compatible server with a set latency and set failures, run as a process of its own.
-
-    python -m tests.annotation.stand_in --port 9000 --latency 0.05
-
-Each completion echoes the side's text, so a test can tell whose it is. /stats counts what was received.
-"""
+"""Runs stand-in servers (tests/annotation/stand_in_server.py) as processes that a test can kill and start again."""
 
 from __future__ import annotations
 
-import argparse
-import asyncio
-import collections
 import contextlib
-import socket
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import asdict, replace
+from typing import Any
 
 import orjson
-from aiohttp import web
+
+from tests.annotation.stand_in_server import Replica
 
 
-def application(latency: float, busy_every: int, refuse_word: str, drop_word: str) -> web.Application:
-    seen: collections.Counter[str] = collections.Counter()
-    counts = collections.Counter()
+class StandIn:
+    """One process with a port a replica. `addresses` stay the same through `kill` and `start`."""
 
-    async def chat(request: web.Request) -> web.Response:
-        body = await request.json(loads=orjson.loads)
-        text = body["messages"][0]["content"][-1]["text"].split("\n\n")[0]
-        counts["requests"] += 1
-        seen[text] += 1
-        if refuse_word and refuse_word in text:
-            return web.json_response({"error": {"message": "cannot read this input"}}, status=400)
-        if drop_word and drop_word in text:
-            request.transport.close()
-            return web.Response()
-        if busy_every and counts["requests"] % busy_every == 0:
-            return web.json_response({"error": {"message": "overloaded"}}, status=503)
-        await asyncio.sleep(latency)
-        counts["answered"] += 1
-        content = f"<think>Looking at {text}.</think><answer>{text}</answer>"
-        return web.json_response(
-            {
-                "choices": [{"message": {"content": content}, "finish_reason": "stop"}],
-                "usage": {"prompt_tokens": 10, "completion_tokens": 20},
-            }
-        )
+    def __init__(self, replicas: list[Replica]) -> None:
+        self.replicas = replicas
+        self.start()
 
-    async def models(_: web.Request) -> web.Response:
-        return web.json_response({"data": [{"id": "stand-in"}]})
+    def start(self) -> None:
+        settings = orjson.dumps([asdict(replica) for replica in self.replicas]).decode()
+        command = [sys.executable, "-m", "tests.annotation.stand_in_server", settings]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE)
+        assert self.process.stdout is not None
+        ports = orjson.loads(self.process.stdout.readline())
+        self.replicas = [replace(replica, port=port) for replica, port in zip(self.replicas, ports, strict=True)]
 
-    async def stats(_: web.Request) -> web.Response:
-        return web.json_response(dict(counts) | {"most_often": max(seen.values(), default=0), "distinct": len(seen)})
+    def kill(self) -> None:
+        """As by kill -9: every connection ends, and what the process had counted is gone."""
+        self.process.kill()
+        self.process.wait(10)
+        assert self.process.stdout is not None
+        self.process.stdout.close()
 
-    app = web.Application(client_max_size=1 << 28)
-    app.add_routes([web.post("/v1/chat/completions", chat), web.get("/v1/models", models), web.get("/stats", stats)])
-    return app
+    @property
+    def addresses(self) -> list[str]:
+        return [f"http://127.0.0.1:{replica.port}" for replica in self.replicas]
+
+    @property
+    def endpoints(self) -> list[str]:
+        return [f"{address}/v1" for address in self.addresses]
+
+    def stats(self) -> dict[str, Any]:
+        return read_stats(self.addresses[0])
+
+    def record(self) -> list[tuple[float, int, str]]:
+        """Every chat request in the order of arrival: time.monotonic(), the replica's number, the side's text."""
+        with urllib.request.urlopen(f"{self.addresses[0]}/record", timeout=30) as response:
+            return [(when, replica, text) for when, replica, text in orjson.loads(response.read())]
+
+
+@contextlib.contextmanager
+def replicas(*settings: Replica) -> Iterator[StandIn]:
+    """A running stand-in with these replicas, ended with the block."""
+    server = StandIn(list(settings))
+    try:
+        yield server
+    finally:
+        server.kill()
 
 
 @contextlib.contextmanager
 def stand_in(latency: float = 0.0, busy_every: int = 0, refuse_word: str = "", drop_word: str = "") -> Iterator[str]:
-    """The address of a running stand-in, ended with the block."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "tests.annotation.stand_in", "--port", str(port), "--latency", str(latency)]
-    command += ["--busy-every", str(busy_every), "--refuse-word", refuse_word, "--drop-word", drop_word]
-    server = subprocess.Popen(command)
-    try:
-        deadline = time.monotonic() + 30
-        while time.monotonic() < deadline:
-            with contextlib.suppress(OSError):
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/stats", timeout=2).close()
-                break
-            time.sleep(0.05)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        server.terminate()
-        server.wait(10)
+    """The address of a running stand-in with one replica."""
+    one = Replica(latency=latency, busy_every=busy_every, refuse_word=refuse_word, drop_word=drop_word)
+    with replicas(one) as server:
+        yield server.addresses[0]
 
 
-def read_stats(address: str) -> dict[str, int]:
-    with urllib.request.urlopen(f"{address}/stats", timeout=5) as response:
+def read_stats(address: str) -> dict[str, Any]:
+    with urllib.request.urlopen(f"{address}/stats", timeout=30) as response:
         return dict(orjson.loads(response.read()))
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--port", type=int, required=True)
-    parser.add_argument("--latency", type=float, default=0.0)
-    parser.add_argument("--busy-every", type=int, default=0)
-    parser.add_argument("--refuse-word", default="")
-    parser.add_argument("--drop-word", default="")
-    arguments = parser.parse_args()
-    web.run_app(
-        application(arguments.latency, arguments.busy_every, arguments.refuse_word, arguments.drop_word),
-        host="127.0.0.1",
-        port=arguments.port,
-        print=None,
-    )

@@ -59,7 +59,7 @@ def test_a_refused_side_is_recorded_with_its_reason_and_the_rest_goes_on(tmp_pat
         entry = annotate(store, address)
     errors = [row for row in store.read_shard("annotations", "00000").to_pylist() if row["finish_reason"] == "error"]
     assert entry.metrics["errors"] == len(errors) == 1
-    assert "request_refused" in errors[0]["error"] and "cannot read this input" in errors[0]["error"]
+    assert errors[0]["reason"] == "request_refused" and "cannot read this input" in errors[0]["error"]
 
 
 def test_a_side_in_flight_at_every_death_of_the_server_is_given_up(tmp_path):
@@ -68,7 +68,7 @@ def test_a_side_in_flight_at_every_death_of_the_server_is_given_up(tmp_path):
         entry = annotate(store, address)
     errors = [row for row in store.read_shard("annotations", "00000").to_pylist() if row["finish_reason"] == "error"]
     assert entry.metrics["errors"] == len(errors) == 1
-    assert errors[0]["error"].startswith("server_lost") and errors[0]["attempts"] == 3
+    assert errors[0]["reason"] == "server_lost" and errors[0]["attempts"] == 3
 
 
 def test_an_unreachable_endpoint_names_itself_and_the_remedy_but_not_its_key(tmp_path, monkeypatch):

@@ -1,42 +1,98 @@
-"""What a journal holds survives a crash at any byte."""
+"""What a journal holds survives a crash at any byte, and comes back as the tables it stands for."""
 
-import asyncio
-
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from umer1_core.annotation.journal import Journal, open_journal
+from schemas.tables import ANNOTATIONS, ATTEMPTS
+from umer1_core.annotation.journal import Journal, count_records, open_journal
+from umer1_core.errors import StorageError
+
+EMPTY = {"string": "", "int32": 0, "int64": 0, "float": 0.0}
 
 
-def record(i: int) -> dict:
-    return {"side_key": f"k{i}", "completion": "ä\n" * i}
+def filled(schema, **values):
+    return {field.name: EMPTY[str(field.type)] for field in schema} | values
+
+
+def attempt(i: int, outcome: str = "ok", sample: int = 0) -> dict:
+    return filled(ATTEMPTS, side_key=f"k{i}", outcome=outcome, sample=sample)
+
+
+def row(i: int, annotator: str = "a", sample: int = 0) -> dict:
+    return filled(ANNOTATIONS, side_key=f"k{i}", completion='ä\n"row":{' * i, annotator=annotator, sample=sample)
+
+
+def reopened(path) -> Journal:
+    with open_journal(path, "a", print) as journal:
+        return journal
 
 
 @settings(deadline=None, max_examples=40)
-@given(cut=st.integers(0, 400))
+@given(cut=st.integers(0, 3_000))
 def test_a_torn_tail_is_cut_off_and_whole_records_stay(tmp_path_factory, cut):
     path = tmp_path_factory.mktemp("journal") / "s.jsonl"
-    journal = Journal(path)
-    for i in range(8):
-        journal.append(record(i))
-    journal.close()
+    with open_journal(path, "a", print) as journal:
+        for i in range(8):
+            journal.append(attempt(i), row(i))
     data = path.read_bytes()
     path.write_bytes(data[: min(cut, len(data))])
     whole = data[: min(cut, len(data))].count(b"\n")
-    again = Journal(path)
-    assert list(again.records) == [f"k{i}" for i in range(whole)]
-    again.append(record(99))
-    again.close()
-    assert list(Journal(path).records) == [f"k{i}" for i in range(whole)] + ["k99"]
+    with open_journal(path, "a", print) as again:
+        assert again.settled == {(f"k{i}", 0) for i in range(whole)}
+        again.append(attempt(99), row(99))
+    assert reopened(path).settled == {(f"k{i}", 0) for i in range(whole)} | {("k99", 0)}
 
 
-def test_records_are_durable_within_a_group_commit(tmp_path):
+def test_a_side_that_is_not_settled_goes_on_at_its_rung(tmp_path):
     path = tmp_path / "s.jsonl"
+    with open_journal(path, "a", print) as journal:
+        for outcome in ("transient", "malformed", "transient", "cut"):
+            journal.append(attempt(1, outcome), None)
+        journal.append(attempt(2, "malformed"), None)
+        journal.append(attempt(2), row(2))
+    again = reopened(path)
+    assert again.asked == {("k1", 0): (4, 2)} and again.settled == {("k2", 0)}
 
-    async def run() -> int:
-        async with open_journal(path) as journal:
-            journal.append(record(1))
-            await asyncio.sleep(0.6)
-            return path.read_bytes().count(b"\n")
 
-    assert asyncio.run(run()) == 1
+def test_the_tables_hold_every_attempt_and_every_row_in_the_order_of_the_answers(tmp_path):
+    with open_journal(tmp_path / "s.jsonl", "a", print) as journal:
+        for i in (3, 1, 2):
+            journal.append(attempt(i, "loop"), None)
+            journal.append(attempt(i), row(i))
+        journal.commit()
+        attempts, rows = journal.tables()
+    assert attempts["outcome"].to_pylist() == ["loop", "ok"] * 3
+    assert rows["side_key"].to_pylist() == ["k3", "k1", "k2"]
+    assert rows["completion"].to_pylist() == [row(i)["completion"] for i in (3, 1, 2)]
+
+
+def test_answers_of_another_annotator_count_for_nothing(tmp_path):
+    path = tmp_path / "s.jsonl"
+    with open_journal(path, "a", print) as journal:
+        journal.append(attempt(1), row(1, annotator="another"))
+    assert reopened(path).settled == set() and path.stat().st_size == 0
+
+
+def test_settled_sides_are_counted_once_whatever_their_samples_and_texts(tmp_path):
+    path = tmp_path / "s.jsonl"
+    with open_journal(path, "a", print) as journal:
+        for i in (1, 2):
+            journal.append(attempt(i, "malformed"), None)
+            for sample in (0, 1):
+                journal.append(attempt(i, sample=sample), row(i, sample=sample))
+    assert count_records(path) == 2 and count_records(tmp_path / "none.jsonl") == 0
+
+
+def test_a_journal_that_cannot_be_written_says_so_and_takes_no_more(tmp_path):
+    path = tmp_path / "s.jsonl"
+    path.touch()
+    with open(path, "rb") as read_only:
+        journal = Journal.__new__(Journal)  # a handle that refuses every write, as a full disk does
+        journal.path, journal._file = path, read_only
+        journal.settled, journal.asked, journal._pending, journal._failure = set(), {}, [], None
+        journal.append(attempt(1), row(1))
+        with pytest.raises(StorageError, match=r"s\.jsonl"):
+            journal.commit()
+        with pytest.raises(StorageError, match="finished rows are kept"):
+            journal.append(attempt(2), row(2))

@@ -1,12 +1,13 @@
 """Annotations become verdicts that hide no reason."""
 
+import pyarrow.parquet as pq
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from schemas.recipe import Filters
 from umer1_core.errors import RecipeError
 from umer1_core.filtering import filter_shard, load_tokenizer
-from umer1_core.filtering.form import form_reasons
+from umer1_core.filtering.form import form_reasons, was_cut
 from umer1_core.filtering.length import reasoning_text, too_long
 from umer1_core.store import Store
 from umer1_core.template import parse_annotation
@@ -35,7 +36,7 @@ def verdicts(tmp_path, tokenizer):
         store.write_shard("sides", "00000", sides)
         annotated = [
             row | {"completion": completions[row["side_key"]][0], "finish_reason": completions[row["side_key"]][1]}
-            | {"completion_tokens": 10} for row in shared if row["side_key"] != "absent"
+            | {"sample": 0, "completion_tokens": 10} for row in shared if row["side_key"] != "absent"
         ]  # fmt: skip
         store.write_shard("annotations", "00000", annotated)
         entry = filter_shard(store, "00000", Filters(**settings), tokenizer, "f")
@@ -69,6 +70,50 @@ def test_a_failed_or_missing_annotation_is_not_annotated(verdicts):
     assert sum(entry.metrics["reasoning_tokens"]["counts"]) == 1
 
 
+def test_every_sample_of_a_side_is_judged_and_the_side_is_kept_if_one_is(tmp_path, tokenizer):
+    store = Store(str(tmp_path))
+    sides = [{"side_key": key, "source": "s", "modality": "image", "uses": 3} for key in ("two", "none", "one")]
+    store.write_shard("sides", "00000", [row | {"text": "", "media": []} for row in sides])
+    answers = [("one", 0, GOOD), ("two", 2, GOOD), ("two", 0, "no form"), ("two", 1, "")]
+    rows = [{"side_key": key, "sample": n, "completion": text, "completion_tokens": 10} for key, n, text in answers]
+    store.write_shard(
+        "annotations", "00000", [r | {"finish_reason": "stop" if r["completion"] else "error"} for r in rows]
+    )
+
+    entry = filter_shard(store, "00000", Filters(), tokenizer)
+
+    found = [(row["side_key"], row["sample"], row["reasons"]) for row in store.iterate("verdicts")]
+    assert found == [
+        ("two", 0, ["no_think"]), ("two", 1, ["not_annotated"]), ("two", 2, []),
+        ("none", 0, ["not_annotated"]), ("one", 0, []),
+    ]  # fmt: skip
+    assert (entry.metrics["kept"], entry.metrics["kept_samples"], entry.rows) == (2, 2, 5)
+    assert entry.metrics["by_source"] == {"s": {"kept": 2, "dropped": 1}}
+
+
+def test_annotations_of_the_first_schema_version_are_judged_as_one_sample(tmp_path, tokenizer):
+    store = Store(str(tmp_path))
+    side = {"side_key": "a", "source": "s", "modality": "image", "uses": 2, "text": "", "media": []}
+    store.write_shard("sides", "00000", [side])
+    row = {"side_key": "a", "completion": GOOD, "finish_reason": "stop", "completion_tokens": 10}
+    store.write_shard("annotations", "00000", [row])
+    old = store.read_shard("annotations", "00000").drop_columns(["sample", "reason"])
+    pq.write_table(old, store.at("annotations/00000.parquet"))
+
+    filter_shard(store, "00000", Filters(), tokenizer)
+
+    assert [(row["sample"], row["kept"]) for row in store.iterate("verdicts")] == [(0, True)]
+
+
+def test_a_loop_that_the_server_ended_is_dropped_though_it_is_short(verdicts):
+    """The server stops it before the filter's own threshold; what it cut has no form either."""
+    thinking, answering = "<think>loop loop loop", "<think>a red circle</think><answer>loop loop loop"
+    _, rows = verdicts({"thinking": (thinking, "repetition"), "answering": (answering, "repetition")})
+    assert rows["thinking"]["reasons"] == ["unclosed_think", "repetition"]
+    assert rows["answering"]["reasons"] == ["truncated", "repetition"]
+    assert rows["thinking"]["repeat_tokens"] < Filters().repeat_min_tokens
+
+
 def test_a_finished_shard_is_left_as_it_is(verdicts, tmp_path, tokenizer):
     entry, _ = verdicts({"good": (GOOD, "stop")})
     assert filter_shard(Store(str(tmp_path)), "00000", Filters(max_reasoning_tokens=1), tokenizer, "f") == entry
@@ -83,11 +128,12 @@ def test_a_finished_shard_is_left_as_it_is(verdicts, tmp_path, tokenizer):
         (GOOD.removesuffix("</answer>"), "length", ["truncated"]),
         ("a red circle", "stop", ["no_think"]),
         (GOOD, "repetition", ["repetition"]),
+        (GOOD.removesuffix("</answer>"), "repetition", ["truncated", "repetition"]),
         ("", "stop", ["empty_completion"]),
     ],
 )
 def test_the_form_and_the_way_it_ended(completion, finish, reasons):
-    assert form_reasons(parse_annotation(completion, finish == "length"), finish) == reasons
+    assert form_reasons(parse_annotation(completion, was_cut(finish)), finish) == reasons
 
 
 def test_reasoning_is_counted_also_where_it_never_closes():

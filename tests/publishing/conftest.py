@@ -4,10 +4,12 @@ from pathlib import Path
 
 import pytest
 
+from schemas.tables import ATTEMPTS
 from umer1_core.pairs import Pair, Side, pair_id, pair_record
 from umer1_core.store import Store
 
 SOURCES = {"mmeb/CIRR": "image", "mmeb/NIGHTS": "image", "llava_hound/qa": "video", "visrag/ChartQA": "visdoc"}
+REASONS = [["no_think"], ["too_long"], ["repetition"]]  # against sample 0, 1, 2
 
 
 @pytest.fixture
@@ -29,12 +31,27 @@ def judged(tmp_path: Path) -> Store:
         store.write_shard("rejections", slug, refused, modality=modality, by_source={source: counts})
     for key, side in sides.items():
         bad = side["text"].endswith("bad")
-        shared = {"side_key": key, "source": side["source"], "completion_tokens": 10}
-        annotations.append(shared | {"finish_reason": "stop", "prompt_tokens": 100})
+        shared = {"side_key": key, "sample": 0, "source": side["source"], "completion_tokens": 10}
+        annotations.append(shared | {"finish_reason": "stop", "prompt_tokens": 100, "attempts": 1})
         parts = {"reasoning": f"seen {side['text']}", "summary": "sum"}
         reasons = ["no_think", "repetition"] if bad else []
         verdicts.append(shared | parts | {"kept": not bad, "reasons": reasons, "uses": side["uses"]})
     store.write_shard("sides", "00000", sides.values())
     store.write_shard("annotations", "00000", annotations)
+    attempts = [{name: row[name] for name in row if name in ATTEMPTS.names} for row in annotations]
+    store.write_shard("attempts", "00000", [row | {"attempt": 1, "outcome": "ok"} for row in attempts])
     store.write_shard("verdicts", "00000", verdicts)
     return store
+
+
+def resample(store: Store, samples: dict[str, list[bool]]) -> None:
+    """Replace the verdicts of the sides with these texts: one sample for each value, kept or dropped."""
+    by_key = {Side(text).key: kept for text, kept in samples.items()}
+    others = [row for row in store.iterate("verdicts") if row["side_key"] not in by_key]
+    old = {row["side_key"]: row for row in store.iterate("verdicts")}
+    fresh = [
+        old[key] | {"sample": number, "kept": good, "summary": f"sample {number}", "reasons": REASONS[number][good:]}
+        for key, kept in by_key.items()
+        for number, good in enumerate(kept)
+    ]
+    store.write_shard("verdicts", "00000", fresh[::-1] + others)

@@ -82,6 +82,17 @@ def test_the_card_says_how_it_was_made_with_thresholds_and_counts(store: Store) 
     assert "| **all** | | 27 | 6 | 3 | 18 | 3 | 15 | 15 | 0 |" in card
 
 
+def test_the_card_says_in_one_line_what_the_tokens_bought(store: Store) -> None:
+    assert "810 tokens generated: 81.5% useful, 7.4% rejected, 11.1% retried. Pictures" in card_of(store)
+
+
+def test_the_card_says_how_often_equal_sides_are_annotated(store: Store) -> None:
+    annotation = {"model": "org/teacher", "endpoints": ["http://gpu-1:8000/v1"]}
+
+    assert "Equal sides are annotated once," in card_of(store)
+    assert "Equal sides are annotated at most 3 times" in card_of(store, annotation=annotation | {"samples": 3})
+
+
 def test_the_columns_of_every_table_are_listed(store: Store) -> None:
     card = card_of(store)
 

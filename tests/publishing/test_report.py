@@ -17,9 +17,10 @@ from PIL import Image
 from schemas.recipe import Recipe
 from umer1_core.media import clip_from_folder, describe
 from umer1_core.pairs import Media, Pair, Side, pair_id, pair_record, side_record
-from umer1_core.publishing.funnel import FunnelRow, check_totals, funnel, ledger
+from umer1_core.publishing.funnel import FunnelRow, check_totals, funnel
 from umer1_core.publishing.gallery import draw_pairs
-from umer1_core.publishing.report import flow, histogram, source_bar, write_report
+from umer1_core.publishing.ledger import ledger
+from umer1_core.publishing.report import flow, histogram, source_bar, token_bar, write_report
 from umer1_core.store import Store, content_hash
 from umer1_core.template import training_prompt, training_response
 
@@ -38,7 +39,10 @@ def recipe(**changes: Any) -> Recipe:
 
 
 def published(root: Path, per_source: int = 6) -> Store:
-    """In every source the last pair's target is dropped, written by a hostile model; one row was rejected."""
+    """In every source the last pair's target is dropped, written by a hostile model; one row was rejected.
+
+    The first side of each took two attempts, of which the first was cut.
+    """
     store = Store(str(root / "v1"))
     pairs = [_pair(root, source, number) for source in SOURCES for number in range(per_source)]
     sides = [(pair.source, side) for pair in pairs for side in (pair.query, pair.target)]
@@ -51,7 +55,10 @@ def published(root: Path, per_source: int = 6) -> Store:
         counts = {source: {"read": per_source + 3, "not_drawn": 2}}
         store.write_shard("rejections", shard, rejected, modality="image", by_source=counts)
     store.write_shard("sides", "00000", [_side(source, side) for source, side in sides])
-    store.write_shard("annotations", "00000", [_annotation(source, side) for source, side in sides])
+    first = {next(side.key for name, side in sides if name == source) for source in SOURCES}
+    annotations = [_annotation(source, side) | {"attempts": 1 + (side.key in first)} for source, side in sides]
+    store.write_shard("annotations", "00000", annotations)
+    store.write_shard("attempts", "00000", [each for row in annotations for each in _attempts(row)])
     store.write_shard("verdicts", "00000", [_verdict(source, side, side.key not in dropped) for source, side in sides])
     store.write_shard("cold_start", "00000", [_row(pair) for pair in kept])
     store.write_shard("rl", "00000", [])
@@ -104,6 +111,7 @@ def _side(source: str, side: Side) -> dict[str, Any]:
 def _annotation(source: str, side: Side) -> dict[str, Any]:
     return {
         "side_key": side.key,
+        "sample": 0,
         "source": source,
         "completion": f"{HOSTILE} a completion",
         "finish_reason": "stop",
@@ -117,9 +125,17 @@ def _annotation(source: str, side: Side) -> dict[str, Any]:
     }
 
 
+def _attempts(row: dict[str, Any]) -> list[dict[str, Any]]:
+    shared = {name: row[name] for name in ("side_key", "sample", "source", "prompt_tokens")}
+    cut = [{"attempt": 1, "outcome": "cut", "completion_tokens": 30, "completion": HOSTILE}]
+    ok = {"attempt": row["attempts"], "outcome": "ok", "completion_tokens": row["completion_tokens"]}
+    return [shared | attempt for attempt in (*cut[: row["attempts"] - 1], ok)]
+
+
 def _verdict(source: str, side: Side, kept: bool) -> dict[str, Any]:
     return {
         "side_key": side.key,
+        "sample": 0,
         "source": source,
         "kept": kept,
         "reasons": [] if kept else ["no_think", "repetition"],
@@ -243,7 +259,29 @@ def test_the_numbers_that_matter_stand_in_the_headline(store: Store) -> None:
 
     assert re.search(r"15\s+pairs kept, 83\.3 % of those sampled", text)
     assert re.search(r"18\s+pairs sampled of 27 rows read", text)
-    assert re.search(r"720\s+tokens generated, 91\.7 % useful", text)
+    assert re.search(r"810\s+tokens generated, 81\.5 % useful", text)
+
+
+def test_the_account_says_what_became_of_the_tokens_and_leaves_out_what_did_not_happen(store: Store) -> None:
+    text = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", html_of(store)))
+
+    assert "useful, in sides that were kept 33 1,650 660 81.5 %" in text
+    assert "rejected by the filters 3 150 60 7.4 %" in text
+    assert "cut at the token limit, asked for again 3 150 90 11.1 %" in text
+    assert "all 39 1,950 810" in text
+    assert "looping" not in text and "failed requests" not in text and "taken over" not in text
+    for source in SOURCES:
+        assert f"{source} 81.5 % useful of 270" in text
+
+
+def test_the_bar_of_an_account_covers_its_width() -> None:
+    tokens = {"useful": 600, "rejected": 200, "cut": 150, "loop": 50, "malformed": 0, "failed": 0}
+    account = {"completion_tokens": 1_000, "outcomes": {name: {"completion_tokens": n} for name, n in tokens.items()}}
+
+    bar = token_bar(account)
+
+    assert [part.count for part in bar] == [600, 200, 150, 50]
+    assert sum(part.percent for part in bar) == pytest.approx(100)
 
 
 def test_a_miniature_says_so_and_a_full_run_does_not(store: Store) -> None:

@@ -2,7 +2,11 @@
 
 from collections import Counter
 
+import orjson
+from blake3 import blake3
+
 from umer1_core.publishing.tables import publish_cold_start, publish_rl
+from umer1_core.store import Store
 from umer1_core.template import training_prompt, training_response
 
 
@@ -24,6 +28,20 @@ def test_rows_are_ready_for_a_trainer(judged):
         assert row["query_prompt"] == training_prompt(text)
         assert row["query_response"] == training_response(f"seen {text}", "sum")
         assert (row["query_key"], row["target_media"]) == (pairs[row["pair_id"]]["query_key"], [])
+
+
+def test_one_sample_a_side_publishes_the_rows_that_were_published_before_there_were_samples(judged):
+    """Golden: the rows and their shards as the first schema version's code wrote them."""
+    publish_cold_start(judged, 5)
+    publish_rl(judged, 9, [], 0, 4)
+    assert {table: _digest(judged, table) for table in ("cold_start", "rl")} == {
+        "cold_start": "a03d22ff1ca67800", "rl": "4ac12cedcb59df07",
+    }  # fmt: skip
+
+
+def _digest(store: Store, table: str) -> str:
+    shards = [entry.rows for entry in store.entries(table)]
+    return blake3(orjson.dumps([shards, list(store.iterate(table))])).hexdigest()[:16]
 
 
 def test_the_order_does_not_depend_on_the_shards(judged):

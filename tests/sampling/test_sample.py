@@ -144,6 +144,25 @@ def test_sides_mix_the_sources_and_do_not_depend_on_the_shards_of_pairs(mmeb, st
     assert min(sources.count("mmeb/A"), sources.count("mmeb/B")) >= 5
 
 
+def test_sides_with_the_same_image_are_neighbours_wherever_their_pairs_stand(mmeb, store):
+    sample_source(only(mmeb(rows(60))), 0, store, shard_rows=7)
+    index_sides(store, 200, seed=0)
+    images = [side["media"][0]["content_hash"] for side in store.iterate("sides") if side["media"]]
+    groups = [image for n, image in enumerate(images) if n == 0 or image != images[n - 1]]
+    assert len(images) == 60 and len(groups) == len(set(images)) == 10
+    texts = [side["text"] for side in store.iterate("sides")]
+    assert texts != sorted(texts)
+
+
+def test_another_seed_gives_another_order_of_the_same_sides(mmeb, store, tmp_path):
+    other = Store(str(tmp_path / "other"))
+    for root, seed in ((store, 0), (other, 1)):
+        sample_source(only(mmeb(rows(20))), 0, root)
+        index_sides(root, 50, seed)
+    first, second = ([side["side_key"] for side in root.iterate("sides")] for root in (store, other))
+    assert first != second and sorted(first) == sorted(second)
+
+
 def test_sides_are_indexed_anew_only_when_the_pairs_or_the_fingerprint_change(mmeb, store):
     sample_source(only(mmeb(rows(20))), 0, store)
     first = index_sides(store, 5, 0, "a")

@@ -39,6 +39,7 @@ def tables(shard: int) -> dict[str, list[dict[str, Any]]]:
         "pairs": [pair_record(pair) for pair in pairs],
         "sides": [_side(side) for side in sides],
         "annotations": [_annotation(side) for side in sides],
+        "attempts": [_attempt(side) for side in sides],
         "verdicts": [_verdict(side, side.key not in dropped) for side in sides],
         "cold_start": [_cold_start(pair) for pair in pairs[:-1]],
         "rl": [_rl(pairs[-1])],
@@ -57,6 +58,7 @@ def _side(side: Side) -> dict[str, Any]:
 def _annotation(side: Side) -> dict[str, Any]:
     return {
         "side_key": side.key,
+        "sample": 0,
         "source": "mmeb/OK-VQA",
         "completion": f"<think>about {side.text}</think><answer>{side.text}</answer>",
         "finish_reason": "stop",
@@ -70,9 +72,15 @@ def _annotation(side: Side) -> dict[str, Any]:
     }
 
 
+def _attempt(side: Side) -> dict[str, Any]:
+    named = {"side_key": side.key, "sample": 0, "source": "mmeb/OK-VQA", "attempt": 1, "outcome": "ok", "seed": 1}
+    return named | {"prompt_tokens": 100, "completion_tokens": 20, "replica": "http://gpu-1:8000/v1"}
+
+
 def _verdict(side: Side, kept: bool) -> dict[str, Any]:
     return {
         "side_key": side.key,
+        "sample": 0,
         "source": "mmeb/OK-VQA",
         "kept": kept,
         "reasons": [] if kept else ["loop"],

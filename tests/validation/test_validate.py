@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from blake3 import blake3
 
 from schemas.recipe import Validation
+from schemas.tables import ADDED
 from umer1_core.errors import ValidationFailed
-from umer1_core.store import Store, content_hash
+from umer1_core.store import ShardEntry, Store, content_hash
+from umer1_core.validation.metrics import identities
 from umer1_core.validation.validate import MARKER, ValidationOutcome, require_validated, validate
 
 MakeStore = Callable[..., Store]
@@ -94,6 +100,80 @@ def test_each_fault_is_named_where_it_is(
 
     assert not outcome.success
     assert re.search(sentence, outcome.message), outcome.message
+
+
+def broken(store: Store) -> dict[str, int]:
+    """The identities that do not hold, with their differences."""
+    return {row["identity"]: row["difference"] for row in identities(store) if row["difference"]}
+
+
+def drop(rows: list[dict[str, Any]]) -> None:
+    rows.pop(3)
+
+
+def repeat(**changes: Any) -> Callable[[list[dict[str, Any]]], None]:
+    """An edit that adds the first row again, changed."""
+    return lambda rows: rows.append(rows[0] | changes)
+
+
+@pytest.mark.parametrize(
+    ("table", "change", "identity"),
+    [
+        ("annotations", repeat(), "no sample of a side stands twice in annotations"),
+        ("annotations", repeat(sample=1), "every annotation has a verdict"),
+        ("verdicts", repeat(), "no sample of a side stands twice in verdicts"),
+        ("verdicts", drop, "every annotation has a verdict"),
+        ("attempts", drop, "every annotation that was asked for has its attempts"),
+        ("attempts", repeat(side_key="f" * 32), "every attempt is of an annotation"),
+    ],
+)
+def test_samples_verdicts_and_attempts_belong_together(
+    make_store: MakeStore, table: str, change: Callable[[list[dict[str, Any]]], None], identity: str
+) -> None:
+    assert broken(make_store(**{table: only(1, change)})).get(identity) == -1
+
+
+def test_a_side_with_several_samples_each_judged_and_asked_for_is_sound(make_store: MakeStore) -> None:
+    again = repeat(sample=1)
+    assert broken(make_store(annotations=only(1, again), verdicts=only(1, again), attempts=only(1, again))) == {}
+
+
+def test_annotations_that_were_taken_over_need_no_attempts(make_store: MakeStore) -> None:
+    store = make_store(attempts=only(1, drop))
+    assert list(broken(store)) == ["every annotation that was asked for has its attempts"]
+
+    store.write_shard("annotations", "00001", store.read_shard("annotations", "00001"), reused=1)
+
+    assert broken(store) == {}
+
+
+def test_an_attempt_without_a_known_outcome_is_named_by_its_shard(make_store: MakeStore) -> None:
+    store = make_store(attempts=only(0, lambda rows: rows[0].update(outcome="maybe")))
+
+    assert "attempts shard 00000: unknown_outcomes is 1, not 0" in run(store).message
+
+
+def test_a_data_set_of_the_first_schema_version_is_still_sound(make_store: MakeStore) -> None:
+    store = make_store()
+    for entry in store.entries("attempts"):
+        store.delete(f"entries/attempts/{entry.shard}.json")
+    for table in ("annotations", "verdicts"):
+        for entry in store.entries(table):
+            _rewrite_without(store, entry, list(ADDED[table]))
+
+    outcome = run(store)
+
+    assert outcome.success, outcome.message
+
+
+def _rewrite_without(store: Store, entry: ShardEntry, columns: list[str]) -> None:
+    """The shard as the first schema version wrote it: without these columns, its entry naming its bytes."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(store.read_shard(entry.table, entry.shard).drop_columns(columns), sink)
+    data = sink.getvalue().to_pybytes()
+    store.write_bytes(store.shard_name(entry.table, entry.shard), data)
+    changed = replace(entry, bytes=len(data), checksum=blake3(data).hexdigest())
+    store.write_json(f"entries/{entry.table}/{entry.shard}.json", asdict(changed))
 
 
 def test_a_pair_published_though_a_side_was_dropped_breaks_the_totals(make_store: MakeStore) -> None:

@@ -21,10 +21,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
+import orjson
+
 from schemas.recipe import Annotation
 from umer1_core.compat import PARENT_VARIABLE
 from umer1_core.errors import Fatal
 from umer1_core.recipes import locate_model
+from umer1_core.template import THINK_CLOSE, THINK_OPEN
 
 Backend = Literal["vllm-gpu", "vllm-cpu", "transformers"]
 _NAMES: dict[Backend, str] = {
@@ -32,6 +35,8 @@ _NAMES: dict[Backend, str] = {
     "vllm-cpu": "vLLM on the CPU",
     "transformers": "transformers (slower than vLLM, the same protocol)",
 }
+# Names the tags to vLLM's thinking budget; unlike a reasoning parser it leaves them in the text.
+THINKING = orjson.dumps({"reasoning_start_str": THINK_OPEN, "reasoning_end_str": THINK_CLOSE}).decode()
 _STOP_SECONDS = 20
 _RESTARTS = 3
 _LOG_TAIL = 15
@@ -39,18 +44,19 @@ _LOG_TAIL = 15
 
 @contextmanager
 def embedded_annotator(
-    annotation: Annotation, log: Path, say: Callable[[str], None] = lambda line: None
+    annotation: Annotation, log: Path, say: Callable[[str], None] = lambda line: None, media_root: str = ""
 ) -> Iterator[list[str]]:
     """Yields the endpoint of a server that is up. Raises Fatal, with the log's end, when it does not come up.
 
     A server that dies while in use is started again at the same address, a few times; its requests are retried.
+    media_root: a folder whose images the server may read itself, so that they need not travel.
     """
     backend = choose_backend(annotation.embedded.backend)
     port = _free_port()
     log.parent.mkdir(parents=True, exist_ok=True)
     log.write_bytes(b"")
     say(_announcement(backend, annotation.model, log))
-    server = _Server(_command(backend, annotation, port), _environment(backend, annotation), log)
+    server = _Server(_command(backend, annotation, port, media_root), _environment(backend, annotation), log)
     try:
         seconds = _wait_until_healthy(server.process, port, annotation.embedded.start_timeout_s, log)
         say(f"Served by {_NAMES[backend]}, up after {seconds:.0f} s.")
@@ -127,7 +133,7 @@ def _announcement(backend: Backend, model: str, log: Path) -> str:
     return f"{missing}Starting {_NAMES[backend]} with {Path(model).name}. Log: {log}"
 
 
-def _command(backend: Backend, annotation: Annotation, port: int) -> list[str]:
+def _command(backend: Backend, annotation: Annotation, port: int, media_root: str) -> list[str]:
     embedded, folder = annotation.embedded, locate_model(annotation.model)
     if backend == "transformers":
         module = "umer1_core.annotation.transformers_server"
@@ -137,6 +143,11 @@ def _command(backend: Backend, annotation: Annotation, port: int) -> list[str]:
     command += ["--served-model-name", annotation.model]
     command += ["--host", "127.0.0.1", "--port", str(port), "--generation-config", "vllm"]
     command += ["--max-model-len", str(embedded.max_model_len), "--max-num-seqs", str(embedded.max_num_seqs)]
+    # Prefix caching, the cache of preprocessed images (4 GiB) and /metrics are on by default.
+    if media_root and annotation.media != "inline":
+        command += ["--allowed-local-media-path", str(Path(media_root).resolve())]
+    if annotation.thinking_budget is not None:
+        command += ["--reasoning-config", THINKING]
     if backend == "vllm-cpu":
         # A prompt that is prefilled in chunks rewinds its request's random generator, which the CPU's cannot:
         # the engine dies of it ("CPU Generator does not use offset").

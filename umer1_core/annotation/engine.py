@@ -1,31 +1,44 @@
-"""Annotates one shard of sides: bounded concurrency, deadline-bound retries, every answer durable at once.
+"""The annotation engine: one fleet of servers for a whole process, and every shard in progress feeds it.
 
-A row ends as an annotation or as a recorded error, never as nothing. When the whole annotator is gone the run stops
-with Fatal instead of turning healthy rows into errors; the same command goes on where it stopped.
+Guarantees: a side of a shard is in its `annotations` exactly once a sample, as a completion or as a dead letter; what
+was answered is durable within a quarter of a second and never asked for again; memory holds the shards in progress
+and no more. When the whole annotator is gone the run stops with Fatal; the same command goes on where it stopped.
 """
 
 from __future__ import annotations
 
 import asyncio
-import random
-import time
-from collections.abc import Iterable, Iterator, Mapping
+import contextlib
+import logging
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import uvloop
+from prometheus_client import CollectorRegistry, start_http_server
 
 from schemas.recipe import Annotation
-from umer1_core.annotation.annotator import annotator_fingerprint, chat_request, request_seed
-from umer1_core.annotation.client import ChatClient, Reply
-from umer1_core.annotation.journal import Journal, open_journal
-from umer1_core.errors import BadInput, Fatal, ServerLost, Transient
-from umer1_core.pairs import side_from_record
+from schemas.tables import ANNOTATIONS
+from umer1_core.annotation.annotator import annotator_fingerprint, chat_body
+from umer1_core.annotation.client import ChatClient
+from umer1_core.annotation.endpoints import read_endpoints
+from umer1_core.annotation.fleet import Fleet
+from umer1_core.annotation.journal import Journal, Key, open_journal
+from umer1_core.annotation.ledger import LIVE_FILE, Ledger, LedgerCollector, write_live
+from umer1_core.annotation.plan import ParentAnnotations
+from umer1_core.annotation.preflight import examine
+from umer1_core.annotation.shard_run import ShardRun, wanted
+from umer1_core.errors import Umer1Error
+from umer1_core.pairs import Side
 from umer1_core.store import ShardEntry, Store
 
-# A side that was in flight each time a server died is given up, or it could kill every server in turn, for ever.
-_LOST_LIMIT = 3
-_BACKOFF_SECONDS, _BACKOFF_LIMIT = 0.5, 30.0
+_REPORT_SECONDS = 2.0
+_CANARY = Side("ok")
+Say = Callable[[str], None]
+_logger = logging.getLogger(__name__)
 
 
 def annotate_shard(
@@ -35,155 +48,197 @@ def annotate_shard(
     endpoints: list[str],
     journal_folder: Path,
     fingerprint: str,
-    reused: Mapping[str, dict[str, Any]] | None = None,
-    rounds: Mapping[str, int] | None = None,
+    parent: ParentAnnotations | None = None,
     patience_s: float = 5.0,
 ) -> ShardEntry:
-    """Write the `annotations` shard for a `sides` shard and return its entry.
+    """Write the shards of `attempts` and `annotations` for a `sides` shard; returns the entry of the latter.
 
-    reused: rows of an earlier version by side_key, taken over instead of asking again.
-    rounds: how often a side was asked before (by side_key); changes its seed.
+    A finished shard is left as it is. parent: answers of earlier versions, taken over instead of asking again.
     patience_s: how long the endpoints may take to answer at first.
-    Raises Fatal when the annotator is unreachable or refuses, StorageError when rows cannot be kept.
+    Raises Fatal when the annotator is unreachable or the wrong one, StorageError when rows cannot be kept.
     """
-    finished = store.entry("annotations", shard, fingerprint)
-    if finished is not None:
+    if (finished := store.entry("annotations", shard, fingerprint)) is not None:
         return finished
-    sides = store.read_shard("sides", shard).to_pylist()
-    run = _ShardRun(sides, annotation, endpoints, dict(reused or {}), dict(rounds or {}), patience_s)
-    rows, requests = uvloop.run(run.finish(journal_folder / f"{shard}.jsonl"))
-    entry = store.write_shard("annotations", shard, rows, fingerprint, **_metrics(rows, requests, len(run.reused)))
-    (journal_folder / f"{shard}.jsonl").unlink(missing_ok=True)
-    return entry
+    journal_path = journal_folder / f"{shard}.jsonl"
+    annotator = annotator_fingerprint(annotation)
+    with open_journal(journal_path, annotator, _logger.info) as journal:
+        # Another process may have finished it while this one waited for the journal.
+        if (finished := store.entry("annotations", shard, fingerprint)) is None:
+            sides = store.read_shard("sides", shard).to_pylist()
+            reused, rounds = parent.for_sides({side["side_key"] for side in sides}) if parent else ({}, {})
+            todo = wanted(sides, annotation.samples, journal.settled | reused.keys())
+            requests = 0
+            if todo:
+                with open_engine(annotation, endpoints, journal_folder / LIVE_FILE, patience_s) as engine:
+                    requests = engine.finish(annotator, journal, rounds, todo)
+            attempts, answered = journal.tables()
+            rows = _in_order(sides, answered, reused)
+            store.write_shard("attempts", shard, attempts, fingerprint)
+            finished = store.write_shard(
+                "annotations", shard, rows, fingerprint, **_metrics(rows, requests, len(reused))
+            )
+        journal_path.unlink(missing_ok=True)
+    return finished
 
 
-class _ShardRun:
-    """The state of one shard while it is being annotated."""
+class Engine:
+    """A thread with an event loop, and in it the fleet. Use `open_engine`."""
 
-    def __init__(
-        self,
-        sides: list[dict[str, Any]],
-        annotation: Annotation,
-        endpoints: list[str],
-        reused: dict[str, dict[str, Any]],
-        rounds: dict[str, int],
-        patience_s: float,
-    ) -> None:
-        self.sides, self.annotation, self.endpoints = sides, annotation, endpoints
-        self.reused = {s["side_key"]: reused[s["side_key"]] for s in sides if s["side_key"] in reused}
-        self.rounds, self.patience_s = rounds, patience_s
-        self.annotator = annotator_fingerprint(annotation)
-        self.requests = 0
-        self.last_success = 0.0
+    def __init__(self, annotation: Annotation, live_file: Path, say: Say) -> None:
+        self.annotation, self.live_file, self.say = annotation, live_file, say
+        self.ledger = Ledger()
+        self._runs: set[ShardRun] = set()
+        self._ready: Future[None] = Future()
+        self._stop = asyncio.Event()
 
-    async def finish(self, journal_path: Path) -> tuple[list[dict[str, Any]], int]:
-        async with open_journal(journal_path) as journal:
-            known = self.reused | journal.records
-            pending = [side for side in self.sides if side["side_key"] not in known]
-            if pending:
-                await self._annotate(pending, journal)
-        answered = self.reused | journal.records
-        return [answered[side["side_key"]] for side in self.sides], self.requests
+    def start(self, endpoints: list[str], patience_s: float, probes: Sequence[Side]) -> None:
+        """Returns when a server is ready. Raises Fatal when none is, or one is the wrong one."""
+        self._thread = threading.Thread(
+            target=self._run, args=(endpoints, patience_s, probes), name="annotation-engine", daemon=True
+        )
+        self._thread.start()
+        self._ready.result()
 
-    async def _annotate(self, pending: list[dict[str, Any]], journal: Journal) -> None:
-        slots = asyncio.Semaphore(self.annotation.concurrency * len(self.endpoints))
-        queue = iter(pending)
-        async with ChatClient(self.endpoints, self.annotation) as client:
-            await client.check(self.patience_s)
+    def finish(
+        self, annotator: str, journal: Journal, rounds: dict[str, int], todo: Sequence[tuple[dict[str, Any], int]]
+    ) -> int:
+        """Ask for the sides of a shard; the number of requests sent. Raises what ended the shard or the fleet."""
+        return asyncio.run_coroutine_threadsafe(self._finish(annotator, journal, rounds, todo), self._loop).result()
 
-            async def work(share: Iterator[dict[str, Any]]) -> None:
-                for side in share:
-                    journal.append(await self._annotate_side(side, client, slots))
+    def stop(self) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop has ended by itself
+            self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join()
 
-            # More workers than slots: one that sleeps before a retry holds no slot, and another takes it.
-            workers = min(len(pending), 2 * self.annotation.concurrency * len(self.endpoints))
-            await _gather_or_first_error(work(queue) for _ in range(workers))
-
-    async def _annotate_side(
-        self, side: dict[str, Any], client: ChatClient, slots: asyncio.Semaphore
-    ) -> dict[str, Any]:
-        round_ = self.rounds.get(side["side_key"], 0)
-        seed = request_seed(side["side_key"], self.annotation.completion, round_)
-        started, first_failure, attempts, lost = time.monotonic(), 0.0, 0, 0
-        while True:
-            attempts += 1
+    def _run(self, endpoints: list[str], patience_s: float, probes: Sequence[Side]) -> None:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            self._loop = runner.get_loop()
             try:
-                async with slots:
-                    # Encoding reads files; a thread keeps the loop free for the answers of the others.
-                    request = await asyncio.to_thread(
-                        chat_request, side_from_record(side), self.annotation.model, self.annotation.completion, seed
-                    )
-                    self.requests += 1
-                    reply = await client.complete(request)
-                self.last_success = time.monotonic()
-                return self._row(side, reply, attempts, round_, time.monotonic() - started)
-            except BadInput as error:
-                return self._row(side, _failed(), attempts, round_, time.monotonic() - started, str(error))
-            except Transient as error:
-                first_failure = first_failure or time.monotonic()
-                lost += isinstance(error, ServerLost)
-                if self._hopeless(error, first_failure, lost):
-                    return self._row(side, _failed(), attempts, round_, time.monotonic() - started, str(error))
-                await asyncio.sleep(_backoff(attempts))
+                runner.run(self._live(endpoints, patience_s, probes))
+            except BaseException as error:
+                if self._ready.done():
+                    _logger.exception("The annotation engine ended.")
+                else:
+                    self._ready.set_exception(error)
 
-    def _hopeless(self, error: Transient, first_failure: float, lost: int) -> bool:
-        """Whether to give a side up. Raises Fatal instead when no side at all has been answered since."""
-        if lost >= _LOST_LIMIT:
-            return True
-        if time.monotonic() - first_failure <= self.annotation.deadline_s:
-            return False
-        if self.last_success < first_failure:
-            raise _gone(error, self.annotation.deadline_s) from error
-        return True
+    async def _live(self, endpoints: list[str], patience_s: float, probes: Sequence[Side]) -> None:
+        annotation = self.annotation
 
-    def _row(
-        self, side: dict[str, Any], reply: Reply, attempts: int, round_: int, seconds: float, error: str = ""
-    ) -> dict[str, Any]:
-        return {
-            "side_key": side["side_key"],
-            "source": side["source"],
-            "completion": reply.text,
-            "finish_reason": reply.finish_reason,
-            "prompt_tokens": reply.prompt_tokens,
-            "completion_tokens": reply.completion_tokens,
-            "attempts": attempts,
-            "round": round_,
-            "seconds": round(seconds, 3),
-            "annotator": self.annotator,
-            "error": error,
-        }
+        async def examined(client: ChatClient, base_url: str) -> bool:
+            return (await examine(client, base_url, annotation, probes)).by_reference
+
+        canary = chat_body(_CANARY, annotation, seed=0, temperature=0.0, max_tokens=1)
+        async with ChatClient(annotation) as client:
+            self.fleet = Fleet(annotation, client, examined, canary, self._failed, self.say)
+            try:
+                addresses = await asyncio.to_thread(read_endpoints, annotation, endpoints)
+                reread = (lambda: read_endpoints(annotation, endpoints)) if annotation.endpoints_file else None
+                await self.fleet.open(addresses, patience_s, reread)
+                with _metrics_server(annotation.metrics_port, LedgerCollector(self.ledger, self.fleet), self.say):
+                    self._ready.set_result(None)
+                    await self._report_until_stopped()
+            finally:
+                await self.fleet.close()
+
+    async def _finish(
+        self, annotator: str, journal: Journal, rounds: dict[str, int], todo: Sequence[tuple[dict[str, Any], int]]
+    ) -> int:
+        run = ShardRun(self.annotation, annotator, self.fleet, journal, self.ledger, rounds)
+        self._runs.add(run)
+        try:
+            return await run.finish(todo)
+        finally:
+            self._runs.discard(run)
+
+    def _failed(self, error: Umer1Error) -> None:
+        for run in self._runs:
+            run.fail(error)
+
+    async def _report_until_stopped(self) -> None:
+        told: list[str] = []
+        while not self._stop.is_set():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stop.wait(), _REPORT_SECONDS)
+            stalled = self.ledger.stalled(self.fleet)
+            if stalled and not told:
+                self.say(f"Nothing has been answered for long; waiting for {'; '.join(stalled)}.")
+            told = stalled
+            try:
+                write_live(self.live_file, self.ledger.snapshot(self.fleet, stalled))
+            except OSError as error:  # a view; what must be kept is in the journals, which say so themselves
+                _logger.warning("%s cannot be written: %s", self.live_file, error.strerror)
 
 
-async def _gather_or_first_error(tasks: Iterable[Any]) -> None:
-    """Like a task group, but the first error is raised itself, so that callers can catch it by its type."""
+_engines: dict[str, tuple[Engine, int]] = {}
+_engines_lock = threading.Lock()
+
+
+@contextlib.contextmanager
+def open_engine(
+    annotation: Annotation,
+    endpoints: list[str],
+    live_file: Path,
+    patience_s: float = 5.0,
+    probes: Sequence[Side] = (),
+    say: Say = _logger.info,
+) -> Iterator[Engine]:
+    """The process's engine for these settings: started by the first who opens it, stopped by the last who leaves.
+
+    probes: sides of the run, one a modality, with which every server is examined before it is given work.
+    """
+    key = f"{annotation.model_dump_json()} {endpoints}"
+    with _engines_lock:
+        engine, users = _engines.get(key, (None, 0))
+        if engine is None:
+            engine = Engine(annotation, live_file, say)
+            engine.start(endpoints, patience_s, probes)
+        _engines[key] = engine, users + 1
     try:
-        async with asyncio.TaskGroup() as group:
-            for task in tasks:
-                group.create_task(task)
-    except BaseExceptionGroup as errors:
-        raise errors.exceptions[0] from None
+        yield engine
+    finally:
+        with _engines_lock:
+            engine, users = _engines.pop(key)
+            if users > 1:
+                _engines[key] = engine, users - 1
+            else:
+                engine.stop()
 
 
-def _failed() -> Reply:
-    return Reply("", "error", 0, 0)
+def _in_order(sides: list[dict[str, Any]], answered: pa.Table, reused: Mapping[Key, dict[str, Any]]) -> pa.Table:
+    """The shard's annotations in the order of its sides, then samples; every key once."""
+    rows = pa.concat_tables([answered, pa.Table.from_pylist(list(reused.values()), schema=ANNOTATIONS)])
+    place = {side["side_key"]: position for position, side in enumerate(sides)}
+    keys = zip(rows["side_key"].to_pylist(), rows["sample"].to_pylist(), strict=True)
+    found = {(place[side_key], sample): index for index, (side_key, sample) in enumerate(keys)}
+    return rows.take(pa.array([found[key] for key in sorted(found)], pa.int64()))
 
 
-def _gone(error: Exception, deadline: float) -> Fatal:
-    return Fatal(
-        f"No annotator has answered for {deadline:g} s ({error}).",
-        "Bring it back and run the same command: finished rows are kept.",
-    )
-
-
-def _backoff(attempt: int) -> float:
-    return float(min(_BACKOFF_LIMIT, _BACKOFF_SECONDS * 2 ** (attempt - 1)) * random.uniform(0.7, 1.3))
-
-
-def _metrics(rows: list[dict[str, Any]], requests: int, reused: int) -> dict[str, Any]:
+def _metrics(rows: pa.Table, requests: int, reused: int) -> dict[str, Any]:
     return {
         "requests": requests,
         "reused": reused,
-        "errors": sum(row["finish_reason"] == "error" for row in rows),
-        "prompt_tokens": sum(row["prompt_tokens"] for row in rows),
-        "completion_tokens": sum(row["completion_tokens"] for row in rows),
+        "errors": sum(reason == "error" for reason in rows["finish_reason"].to_pylist()),
+        "prompt_tokens": sum(rows["prompt_tokens"].to_pylist()),
+        "completion_tokens": sum(rows["completion_tokens"].to_pylist()),
     }
+
+
+@contextlib.contextmanager
+def _metrics_server(port: int, collector: LedgerCollector, say: Say) -> Iterator[None]:
+    if not port:
+        yield
+        return
+    registry = CollectorRegistry()
+    registry.register(collector)
+    try:
+        server, thread = start_http_server(port, registry=registry)
+    except OSError as error:
+        say(f"No Prometheus metrics: port {port} cannot be used ({error.strerror}).")
+        yield
+        return
+    try:
+        yield
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()

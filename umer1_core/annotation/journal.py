@@ -1,47 +1,55 @@
-"""An append-only journal of finished annotations: what is in it survives kill -9.
+"""An append-only journal of what was answered: what is in it survives kill -9, and memory holds only its keys.
 
-Records are JSON lines, written and fsynced in groups. A torn last line, left by a crash, is cut off at the next start.
+A record is a JSON line with the `attempt` (a row of `attempts`) and, where that settled the side, its `row` (of
+`annotations`). Lines are written and fsynced in groups; a torn last line, left by a crash, is cut off at the next
+start. One process at a time: a second waits for the file's lock.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
+import fcntl
 import os
-from collections.abc import AsyncIterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import orjson
+import pyarrow as pa
 
+from schemas.tables import ANNOTATIONS, ATTEMPTS
 from umer1_core.errors import StorageError
 
-_GROUP_SECONDS = 0.25
+Key = tuple[str, int]  # side_key, sample
+_WAIT_SECONDS = 0.5
+_CHUNK_RECORDS = 1_024
 
 
 class Journal:
-    """One shard's journal. Use `open_journal`, which commits what is left when the shard ends, however it ends."""
+    """One shard's journal. Use `open_journal`, which commits what is left when the shard ends, however it ends.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.records = _recover(path)
-        self._file = open(path, "ab")
+    settled: the keys that need no further request. asked: of the others, (attempts, rungs of the ladder) so far.
+    """
+
+    def __init__(self, path: Path, file: BinaryIO, annotator: str) -> None:
+        self.path, self._file = path, file
+        self.settled: set[Key] = set()
+        self.asked: dict[Key, tuple[int, int]] = {}
         self._pending: list[bytes] = []
         self._failure: OSError | None = None
+        os.ftruncate(file.fileno(), self._recover(annotator))
 
-    def append(self, record: dict[str, Any]) -> None:
-        """Add a finished row; durable after the next group commit. Raises StorageError once a commit has failed."""
+    def append(self, attempt: dict[str, Any], row: dict[str, Any] | None) -> None:
+        """Add a record; durable after the next group commit. Raises StorageError once a commit has failed."""
         if self._failure is not None:
-            raise StorageError(
-                f"Cannot write the journal {self.path}: {self._failure.strerror}.",
-                "Free some space, then run the same command: finished rows are kept.",
-            ) from self._failure
-        self.records[record["side_key"]] = record
-        self._pending.append(orjson.dumps(record) + b"\n")
+            raise self._storage_error(self._failure)
+        if row is not None:
+            self.settled.add((row["side_key"], row["sample"]))
+        self._pending.append(orjson.dumps({"attempt": attempt, "row": row}, option=orjson.OPT_APPEND_NEWLINE))
 
     def commit(self) -> None:
-        """Write and fsync what was appended since the last commit."""
+        """Write and fsync what was appended since the last commit. Raises StorageError."""
         group, self._pending = self._pending, []
         if not group:
             return
@@ -51,55 +59,88 @@ class Journal:
             os.fsync(self._file.fileno())
         except OSError as error:
             self._failure = error
+            raise self._storage_error(error) from error
 
-    async def commit_in_groups(self) -> None:
-        """Runs beside the requests; the fsync happens in a thread, so it never delays the event loop."""
-        while True:
-            await asyncio.sleep(_GROUP_SECONDS)
-            await asyncio.to_thread(self.commit)
+    def tables(self) -> tuple[pa.Table, pa.Table]:
+        """Everything recorded, as (attempts, annotations) in the order of the answers."""
+        attempts, rows = [ATTEMPTS.empty_table()], [ANNOTATIONS.empty_table()]
+        for records in self._chunks():
+            attempts.append(pa.Table.from_pylist([r["attempt"] for r in records if r["attempt"]], schema=ATTEMPTS))
+            rows.append(pa.Table.from_pylist([r["row"] for r in records if r["row"]], schema=ANNOTATIONS))
+        return pa.concat_tables(attempts), pa.concat_tables(rows)
 
-    def close(self) -> None:
-        self.commit()
-        with contextlib.suppress(OSError):  # the failure is already recorded and raised by `append`
-            self._file.close()
+    def _chunks(self) -> Iterator[list[dict[str, Any]]]:
+        chunk: list[dict[str, Any]] = []
+        self._file.seek(0)
+        for line in self._file:
+            chunk.append(orjson.loads(line))
+            if len(chunk) == _CHUNK_RECORDS:
+                yield chunk
+                chunk = []
+        yield chunk
 
-
-@contextlib.asynccontextmanager
-async def open_journal(path: Path) -> AsyncIterator[Journal]:
-    journal = await asyncio.to_thread(Journal, path)
-    committer = asyncio.create_task(journal.commit_in_groups())
-    try:
-        yield journal
-    finally:
-        committer.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await committer
-        journal.close()
-
-
-def count_records(path: Path) -> int:
-    """Finished rows in a journal that another process may be writing."""
-    if not path.exists():
-        return 0
-    with open(path, "rb") as file:
-        return sum(chunk.count(b"\n") for chunk in iter(lambda: file.read(1 << 20), b""))
-
-
-def _recover(path: Path) -> dict[str, dict[str, Any]]:
-    records: dict[str, dict[str, Any]] = {}
-    if not path.exists():
-        return records
-    good = 0
-    with open(path, "rb") as file:
-        for line in file:
+    def _recover(self, annotator: str) -> int:
+        """Read what is there; the length of its good part. Answers of another annotator count for nothing."""
+        good = 0
+        self._file.seek(0)
+        for line in self._file:
             try:
                 record = orjson.loads(line)
             except orjson.JSONDecodeError:
-                break
-            if not line.endswith(b"\n"):
-                break
-            records[record["side_key"]] = record
+                return good
+            if not line.endswith(b"\n") or (record["row"] or {}).get("annotator", annotator) != annotator:
+                return good
+            self._count(record["attempt"], record["row"])
             good += len(line)
-    if good < path.stat().st_size:
-        os.truncate(path, good)
-    return records
+        return good
+
+    def _count(self, attempt: dict[str, Any], row: dict[str, Any] | None) -> None:
+        key = (attempt["side_key"], attempt["sample"])
+        if row is not None:
+            self.settled.add(key)
+            self.asked.pop(key, None)
+            return
+        attempts, rungs = self.asked.get(key, (0, 0))
+        self.asked[key] = (attempts + 1, rungs + (attempt["outcome"] != "transient"))
+
+    def _storage_error(self, error: OSError) -> StorageError:
+        return StorageError(
+            f"Cannot write the journal {self.path}: {error.strerror}.",
+            "Free some space, then run the same command: finished rows are kept.",
+        )
+
+
+@contextlib.contextmanager
+def open_journal(path: Path, annotator: str, on_wait: Callable[[str], None]) -> Iterator[Journal]:
+    """The journal at `path`, once no other process holds it. Raises StorageError when it cannot be written."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a+b") as file:  # the handle: its name may be gone once the lock is had
+        _lock(file, path, on_wait)
+        journal = Journal(path, file, annotator)
+        try:
+            yield journal
+        finally:
+            with contextlib.suppress(StorageError):  # raised by `commit` where it is not the way out of another error
+                journal.commit()
+
+
+def count_records(path: Path) -> int:
+    """Settled sides, their first samples, in a journal that another process may be writing."""
+    if not path.exists():
+        return 0
+    with open(path, "rb") as file:
+        # Quotes inside a completion are escaped, so these stand only where the record has them.
+        return sum(b'"row":{' in line and b'"sample":0,' in line for line in file)
+
+
+def _lock(file: BinaryIO, path: Path, on_wait: Callable[[str], None]) -> None:
+    told = False
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if not told:
+                on_wait(f"Another process annotates the shard of {path.name}; waiting for it.")
+            told = True
+            time.sleep(_WAIT_SECONDS)

@@ -1,65 +1,109 @@
-"""Which sides still have to be asked: what this version has, and what its parent already paid for."""
+"""Which sides still have to be asked: what this version has, and what other versions already paid for.
+
+Guarantees: 16 bytes are held of every row that may be taken over, however many there are; the key columns of a data
+set are read once per process; a row is taken over only where its whole side_key, its sample and the annotator agree.
+"""
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import groupby
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.dataset as ds
+from pyarrow.fs import FSSpecHandler, PyFileSystem
 
+from schemas.tables import TABLES
+from umer1_core.annotation.dead_letters import UNNAMED
+from umer1_core.errors import StorageError
 from umer1_core.store import Store
+
+Taken = dict[tuple[str, int], dict[str, Any]]
+
+_COLUMNS = {
+    "annotations": ["side_key", "sample", "annotator", "finish_reason", "round", "reason"],
+    "verdicts": ["side_key", "sample", "kept"],
+}
+_OPEN_SHARDS = 128  # at a time: the footers of open ones are held
+_ENTRY = np.dtype([("key", "<u8"), ("shard", "<u4"), ("row", "<u4")])
+_VERDICT = np.dtype([("key", "<u8"), ("sample", "<i4"), ("kept", "?")])
+_ROUND = np.dtype([("key", "<u8"), ("round", "<i4")])
+_opening = threading.Lock()
 
 
 def pending_shards(store: Store, fingerprints: dict[str, str]) -> list[str]:
     """The sides shards whose annotations are not there yet, given the fingerprint each must have."""
-    return [shard for shard, value in fingerprints.items() if store.entry("annotations", shard, value) is None]
+    finished = {entry.shard: entry.fingerprint for entry in store.entries("annotations")}
+    files = {file.rpartition("/")[2] for file in store.fs.find(store.at("annotations"))} if finished else set()
+    return [
+        shard
+        for shard, value in fingerprints.items()
+        if finished.get(shard) != value or f"{shard}.parquet" not in files
+    ]
+
+
+def open_parent(parents: list[str], annotator: str, only_kept: bool, redriven: str = "") -> ParentAnnotations:
+    """What may be taken over from other versions (their roots; earlier ones come first), read once per process.
+
+    only_kept: a re-annotation takes over what passed the filters and asks again for the rest, with another seed.
+    redriven: of the dead letters only those of this reason are asked again; the others are taken over as they are.
+    """
+    with _opening:  # shards in progress ask at the same time; one of them reads
+        return _open(tuple(parents), annotator, only_kept, redriven)
+
+
+@lru_cache(maxsize=2)
+def _open(parents: tuple[str, ...], annotator: str, only_kept: bool, redriven: str) -> ParentAnnotations:
+    return ParentAnnotations([Store(root) for root in parents], annotator, only_kept, redriven)
 
 
 class ParentAnnotations:
-    """Annotations of the parent version that may be taken over, looked up by side_key a shard at a time.
+    """An index over annotations of other versions, looked up by side_key a shard at a time. Use `open_parent`."""
 
-    only_kept: a re-annotation takes over what passed the filters and asks again for the rest, with another seed.
-    """
+    def __init__(self, stores: Sequence[Store], annotator: str, only_kept: bool, redriven: str = "") -> None:
+        self._shards: list[tuple[Store, str]] = []
+        index, rounds = _Index(), _Rounds()
+        for store in stores:
+            kept = {shard: _verdicts(table) for shard, table in _scan(store, "verdicts")} if only_kept else {}
+            for shard, table in _scan(store, "annotations"):
+                rows = _shard_rows(table, annotator, kept.pop(shard, None), redriven)
+                index.add(len(self._shards), rows)
+                self._shards.append((store, shard))
+                if only_kept:
+                    rounds.add(rows)
+        self._entries = index.finished()
+        self._rounds = rounds.finished()
 
-    def __init__(self, parent: Store, annotator: str, only_kept: bool) -> None:
-        self.parent = parent
-        current = self._keys(annotator, only_kept)
-        self._shards = {shard: keys for shard, keys in current.items() if keys}
-        self._rounds = {} if not only_kept else self._asked_again(annotator)
+    def __len__(self) -> int:
+        """How many annotations may be taken over."""
+        return len(self._entries)
 
-    def for_sides(self, side_keys: set[str]) -> tuple[dict[str, dict[str, Any]], dict[str, int]]:
-        """(rows to take over, round to ask again in) for the sides of a shard."""
-        rows: dict[str, dict[str, Any]] = {}
-        for shard, keys in self._shards.items():
-            wanted = keys & side_keys
-            if wanted:
-                table = self.parent.read_shard("annotations", shard)
-                mask = pc.is_in(table["side_key"], value_set=pa.array(list(wanted)))
-                rows.update({row["side_key"]: row for row in table.filter(mask).to_pylist()})
-        rounds = {key: self._rounds[key] for key in side_keys & self._rounds.keys() if key not in rows}
-        return rows, rounds
+    def for_sides(self, side_keys: Collection[str]) -> tuple[Taken, dict[str, int]]:
+        """(rows to take over by side_key and sample, round to ask again in by side_key) for the sides of a shard."""
+        keys = pa.array(list(side_keys), pa.string())
+        prefixes = _prefixes(keys)
+        rounds = self._rounds[_positions(self._rounds["key"], prefixes)]
+        by_prefix = dict(zip(rounds["key"].tolist(), rounds["round"].tolist(), strict=True))
+        again = {
+            key: by_prefix[prefix]
+            for key, prefix in zip(keys.to_pylist(), prefixes.tolist(), strict=True)
+            if prefix in by_prefix
+        }
+        return {(row["side_key"], row["sample"]): row for row in self._read(keys, prefixes)}, again
 
-    def _keys(self, annotator: str, only_kept: bool) -> dict[str, set[str]]:
-        found: dict[str, set[str]] = {}
-        for entry in self.parent.entries("annotations"):
-            table = self.parent.read_shard("annotations", entry.shard, ["side_key", "annotator", "finish_reason"])
-            good = pc.and_(pc.equal(table["annotator"], annotator), pc.not_equal(table["finish_reason"], "error"))
-            keys = set(table.filter(good)["side_key"].to_pylist())
-            if only_kept and self.parent.entry("verdicts", entry.shard) is not None:
-                verdicts = self.parent.read_shard("verdicts", entry.shard, ["side_key", "kept"])
-                keys &= set(verdicts.filter(verdicts["kept"])["side_key"].to_pylist())
-            found[entry.shard] = keys
-        return found
-
-    def _asked_again(self, annotator: str) -> dict[str, int]:
-        rounds: dict[str, int] = {}
-        kept = set().union(*self._shards.values()) if self._shards else set()
-        for entry in self.parent.entries("annotations"):
-            table = self.parent.read_shard("annotations", entry.shard, ["side_key", "annotator", "round"])
-            same = table.filter(pc.equal(table["annotator"], annotator))
-            pairs = zip(same["side_key"].to_pylist(), same["round"].to_pylist(), strict=True)
-            rounds.update({key: round_ + 1 for key, round_ in pairs if key not in kept})
-        return rounds
+    def _read(self, keys: pa.StringArray, prefixes: np.ndarray) -> Iterator[dict[str, Any]]:
+        found = self._entries[_positions(self._entries["key"], prefixes)]
+        for number in np.unique(found["shard"]).tolist():
+            store, shard = self._shards[number]
+            table = store.read_shard("annotations", shard)
+            table = table.take(pa.array(np.sort(found["row"][found["shard"] == number])))
+            yield from table.filter(pc.is_in(table["side_key"], value_set=keys)).to_pylist()
 
 
 def needs_reannotation(store: Store, annotator: str) -> bool:
@@ -71,3 +115,132 @@ def needs_reannotation(store: Store, annotator: str) -> bool:
         if pc.any(pc.not_equal(by, annotator)).as_py():
             return True
     return False
+
+
+@dataclass(frozen=True, slots=True)
+class _ShardRows:
+    """Of the rows of a shard that today's annotator was asked: where they stand and whether they are taken over."""
+
+    key: np.ndarray
+    sample: np.ndarray
+    round: np.ndarray
+    row: np.ndarray
+    taken: np.ndarray
+
+
+def _scan(store: Store, table: str) -> Iterator[tuple[str, pa.Table]]:
+    """The key columns of each shard. Opening thousands of shards one by one costs more than reading them."""
+    files = store.files(table)
+    filesystem = None if store.local else PyFileSystem(FSSpecHandler(store.fs))
+    try:
+        for first in range(0, len(files), _OPEN_SHARDS):
+            part = files[first : first + _OPEN_SHARDS]
+            shards = ds.dataset(part, schema=TABLES[table], format="parquet", filesystem=filesystem)
+            batches = shards.scanner(columns=_COLUMNS[table]).scan_batches()
+            for path, found in groupby(batches, lambda batch: str(batch.fragment.path)):
+                content = pa.Table.from_batches([batch.record_batch for batch in found])
+                yield path.rpartition("/")[2].removesuffix(".parquet"), content
+    except (pa.ArrowInvalid, FileNotFoundError) as error:
+        raise StorageError(
+            f"The table {store.at(table)} cannot be read: {error}.",
+            "Delete the damaged shard together with its file under entries/: what it held is asked again.",
+        ) from error
+
+
+def _verdicts(table: pa.Table) -> np.ndarray:
+    rows = np.empty(table.num_rows, _VERDICT)
+    rows["key"], rows["sample"], rows["kept"] = _prefixes(table["side_key"]), _samples(table), _mask(table["kept"])
+    return rows
+
+
+def _shard_rows(table: pa.Table, annotator: str, verdicts: np.ndarray | None, redriven: str) -> _ShardRows:
+    failed = _mask(pc.equal(table["finish_reason"], "error"))
+    keys, samples = _prefixes(table["side_key"]), _samples(table)
+    taken = ~failed
+    if redriven:
+        reason = "" if redriven == UNNAMED else redriven
+        taken |= _mask(pc.not_equal(pc.fill_null(table["reason"], ""), reason))
+    if verdicts is not None:
+        taken &= _kept(keys, samples, verdicts)
+    where = np.flatnonzero(_mask(pc.equal(table["annotator"], annotator)))
+    round_ = pc.fill_null(table["round"], 0).to_numpy()
+    return _ShardRows(keys[where], samples[where], round_[where], where.astype(np.uint32), taken[where])
+
+
+def _kept(keys: np.ndarray, samples: np.ndarray, verdicts: np.ndarray) -> np.ndarray:
+    if np.array_equal(keys, verdicts["key"]) and np.array_equal(samples, verdicts["sample"]):
+        return np.asarray(verdicts["kept"])
+    good = verdicts[verdicts["kept"]]
+    kept = set(zip(good["key"].tolist(), good["sample"].tolist(), strict=True))
+    rows = zip(keys.tolist(), samples.tolist(), strict=True)
+    return np.fromiter((row in kept for row in rows), bool, len(keys))
+
+
+class _Index:
+    """Entries of what may be taken over, sorted by key; of equal (side_key, sample) the first that was added."""
+
+    def __init__(self) -> None:
+        self._entries = [np.empty(0, _ENTRY)]
+        self._samples = [np.empty(0, np.int32)]
+
+    def add(self, number: int, rows: _ShardRows) -> None:
+        part = np.empty(int(rows.taken.sum()), _ENTRY)
+        part["key"], part["shard"], part["row"] = rows.key[rows.taken], number, rows.row[rows.taken]
+        self._entries.append(part)
+        self._samples.append(rows.sample[rows.taken])
+
+    def finished(self) -> np.ndarray:
+        entries, samples = np.concatenate(self._entries), np.concatenate(self._samples)
+        self._entries, self._samples = [], []
+        order = np.lexsort((samples, entries["key"]))  # stable: earlier roots stay first
+        entries, samples = entries[order], samples[order]
+        return entries[_firsts(entries["key"]) | _firsts(samples)]
+
+
+class _Rounds:
+    """The round in which a side is asked again: one more than the last in which an answer was not kept."""
+
+    def __init__(self) -> None:
+        self._parts = [np.empty(0, _ROUND)]
+
+    def add(self, rows: _ShardRows) -> None:
+        part = np.empty(int((~rows.taken).sum()), _ROUND)
+        part["key"], part["round"] = rows.key[~rows.taken], rows.round[~rows.taken] + 1
+        self._parts.append(part)
+
+    def finished(self) -> np.ndarray:
+        parts = np.concatenate(self._parts)
+        parts = parts[np.lexsort((-parts["round"], parts["key"]))]
+        return parts[_firsts(parts["key"])]
+
+
+def _firsts(values: np.ndarray) -> np.ndarray:
+    """Where a value differs from the one before it."""
+    first = np.ones(len(values), bool)
+    first[1:] = values[1:] != values[:-1]
+    return first
+
+
+def _positions(sorted_keys: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Where the wanted keys stand in a sorted array that may hold a key several times."""
+    wanted = np.unique(wanted)
+    left = np.searchsorted(sorted_keys, wanted, "left")
+    right = np.searchsorted(sorted_keys, wanted, "right")
+    starts, counts = left[right > left], (right - left)[right > left]
+    within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+    return np.asarray(np.repeat(starts, counts) + within)
+
+
+def _prefixes(keys: pa.ChunkedArray | pa.StringArray) -> np.ndarray:
+    """The first 64 bits of side_keys, which are 32 hex digits."""
+    text = "".join(keys.to_pylist())
+    return np.frombuffer(bytes.fromhex(text), ">u8").reshape(-1, 2)[:, 0].astype(np.uint64)
+
+
+def _samples(table: pa.Table) -> np.ndarray:
+    """Shards of the first schema version have no samples: each side was asked once."""
+    return np.asarray(pc.fill_null(table["sample"], 0).to_numpy())
+
+
+def _mask(values: pa.ChunkedArray) -> np.ndarray:
+    return np.asarray(pc.fill_null(values, False).to_numpy(zero_copy_only=False), bool)

@@ -3,7 +3,8 @@
     python -m umer1_core.annotation.transformers_server DIR --port 8000
 
 Serves /health, /v1/models and /v1/chat/completions with text, image and clip parts given as data URLs. Requests that
-wait together are generated together. Slow and small on purpose; the protocol is what matters.
+wait together are generated together. Slow and small on purpose; the protocol is what matters: a field that this server
+cannot honour is refused, never ignored.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from umer1_core.compat import end_with_parent
+
+_HONOURED = {"model", "messages", "temperature", "top_p", "max_tokens", "seed", "skip_special_tokens"}
 
 
 @dataclass(slots=True)
@@ -48,6 +51,7 @@ class Generator:
         self.model: Any = AutoModelForImageTextToText.from_pretrained(model).eval()
         self.model.to(device)
         self.processor = AutoProcessor.from_pretrained(model, padding_side="left")
+        self.context = int(self.model.config.get_text_config().max_position_embeddings)
 
     @torch.inference_mode()
     def generate(self, jobs: list[_Job]) -> list[dict[str, Any]]:
@@ -99,7 +103,9 @@ def _part(part: dict[str, Any]) -> dict[str, Any]:
     if part["type"] == "text":
         return part
     kind = part["type"].removesuffix("_url")
-    encoded = part[part["type"]]["url"].partition("base64,")[2]
+    head, found, encoded = part[part["type"]]["url"].partition("base64,")
+    if not found:
+        raise ValueError(f"media must be data URLs, not {head[:80]}")
     pictures = [Image.open(io.BytesIO(base64.b64decode(item))).convert("RGB") for item in encoded.split(",")]
     return {"type": kind, kind: pictures if kind == "video" else pictures[0]}
 
@@ -113,10 +119,12 @@ class ChatServer:
 
     async def complete(self, request: web.Request) -> web.Response:
         body = await request.json()
+        if unknown := sorted(body.keys() - _HONOURED):
+            return _refused(f"the transformers server has no {', '.join(unknown)}; use vLLM")
         try:
             conversation = to_conversation(body["messages"])
         except (KeyError, ValueError, OSError) as error:
-            return web.json_response({"error": {"message": f"bad input: {error}"}}, status=400)
+            return _refused(f"bad input: {error}")
         sampling = (
             float(body.get("temperature", 1.0)),
             float(body.get("top_p", 1.0)),
@@ -149,7 +157,8 @@ class ChatServer:
             return web.json_response({})
 
         async def models(_: web.Request) -> web.Response:
-            return web.json_response({"object": "list", "data": [{"id": self.name, "object": "model"}]})
+            model = {"id": self.name, "object": "model", "max_model_len": self.generator.context}
+            return web.json_response({"object": "list", "data": [model]})
 
         async def start(app: web.Application) -> None:
             app["runner"] = asyncio.create_task(self.run())
@@ -159,6 +168,10 @@ class ChatServer:
         app.add_routes([web.post("/v1/chat/completions", self.complete)])
         app.on_startup.append(start)
         return app
+
+
+def _refused(message: str) -> web.Response:
+    return web.json_response({"error": {"message": message}}, status=400)
 
 
 def main() -> None:

@@ -1,13 +1,14 @@
-"""A shard of annotations becomes a shard of verdicts: all reasons and all scores of every side.
+"""A shard of annotations becomes a shard of verdicts: all reasons and all scores of every completion.
 
-Guarantees: one verdict per side of the shard, in the shard's order; a side whose annotation failed or is missing is
-`not_annotated`. Reasons do not hide each other. Scores are stored: other thresholds need no new generation.
+Guarantees: one verdict per sample of a side, sides in the shard's order; a sample that failed is `not_annotated`, and
+so is sample 0 of a side without any. Reasons do not hide each other. Scores are stored: other thresholds need no new
+generation.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from tokenizers import Tokenizer
 
 from schemas.recipe import Filters
 from umer1_core.errors import RecipeError
-from umer1_core.filtering.form import form_reasons
+from umer1_core.filtering.form import form_reasons, was_cut
 from umer1_core.filtering.length import reasoning_text, too_long
 from umer1_core.filtering.repetition import Run, repetition, strongest_run
 from umer1_core.store import ShardEntry, Store
@@ -31,12 +32,12 @@ def filter_shard(store: Store, shard: str, filters: Filters, tokenizer: Tokenize
     if done := store.entry("verdicts", shard, fingerprint):
         return done
     sides = store.read_shard("sides", shard, ["side_key", "source", "uses"]).to_pylist()
-    columns = ["side_key", "completion", "finish_reason", "completion_tokens"]
-    annotations = {row["side_key"]: row for row in store.read_shard("annotations", shard, columns).to_pylist()}
+    samples = _samples(store, shard)
+    asked = [(side, sample) for side in sides for sample in samples.get(side["side_key"], (None,))]
     verdicts: list[dict[str, Any]] = []
-    for first in range(0, len(sides), _BATCH):
-        batch = sides[first : first + _BATCH]
-        verdicts += judge(batch, [annotations.get(side["side_key"]) for side in batch], filters, tokenizer)
+    for first in range(0, len(asked), _BATCH):
+        batch = asked[first : first + _BATCH]
+        verdicts += judge([side for side, _ in batch], [sample for _, sample in batch], filters, tokenizer)
     return store.write_shard("verdicts", shard, verdicts, fingerprint, **summarize(verdicts))
 
 
@@ -46,7 +47,7 @@ def judge(
     filters: Filters,
     tokenizer: Tokenizer,
 ) -> list[dict[str, Any]]:
-    """Verdicts of sides, given the annotation of each or None."""
+    """Verdicts of sides, given an annotation of each or None."""
     texts = [row["completion"] if row else "" for row in annotations]
     whole = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
     thoughts = tokenizer.encode_batch_fast([reasoning_text(text) for text in texts], add_special_tokens=False)
@@ -57,16 +58,18 @@ def judge(
 
 
 def summarize(verdicts: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The shard's own counts. Tokens are those the annotator generated."""
+    """The shard's own counts. A side is kept if a sample of it is; tokens are those the annotator generated."""
     kept = [row for row in verdicts if row["kept"]]
     dropped = [row for row in verdicts if not row["kept"]]
+    kept_sides = {row["side_key"] for row in kept}
     by_source: dict[str, dict[str, int]] = defaultdict(lambda: {"kept": 0, "dropped": 0})
-    for row in verdicts:
-        by_source[row["source"]]["kept" if row["kept"] else "dropped"] += 1
+    for side_key, source in {row["side_key"]: row["source"] for row in verdicts}.items():
+        by_source[source]["kept" if side_key in kept_sides else "dropped"] += 1
     lengths = [row["reasoning_tokens"] for row in verdicts if "not_annotated" not in row["reasons"]]
     bins = np.searchsorted(_EDGES, lengths, side="right") - 1
     return {
-        "kept": len(kept),
+        "kept": len(kept_sides),
+        "kept_samples": len(kept),
         "reasons": dict(sorted(Counter(reason for row in dropped for reason in row["reasons"]).items())),
         "kept_tokens": sum(row["completion_tokens"] for row in kept),
         "dropped_tokens": sum(row["completion_tokens"] for row in dropped),
@@ -96,11 +99,23 @@ def load_tokenizer(name_or_path: str) -> Tokenizer:
         ) from error
 
 
+def _samples(store: Store, shard: str) -> Mapping[str, Sequence[dict[str, Any] | None]]:
+    """The annotations of each side that has any, by sample."""
+    columns = ["side_key", "sample", "completion", "finish_reason", "completion_tokens"]
+    samples: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for row in store.read_shard("annotations", shard, columns).to_pylist():
+        samples[row["side_key"]].append(row)
+    for found in samples.values():
+        found.sort(key=lambda row: int(row["sample"]))
+    return samples
+
+
 def _verdict(
     side: dict[str, Any], annotation: dict[str, Any] | None, ids: list[int], reasoning_tokens: int, filters: Filters
 ) -> dict[str, Any]:
     verdict = {
         "side_key": side["side_key"],
+        "sample": annotation["sample"] if annotation else 0,
         "source": side["source"],
         "uses": side["uses"],
         "completion_tokens": annotation["completion_tokens"] if annotation else 0,
@@ -108,7 +123,7 @@ def _verdict(
     if annotation is None or annotation["finish_reason"] == "error":
         return verdict | _scores(["not_annotated"], "", "", 0, Run())
     finish = annotation["finish_reason"]
-    response = parse_annotation(annotation["completion"], truncated=finish == "length")
+    response = parse_annotation(annotation["completion"], truncated=was_cut(finish))
     run = strongest_run(ids, filters.repeat_min_count)
     reasons = [
         *form_reasons(response, finish),

@@ -11,6 +11,11 @@ from umer1_core.template import Response
 _ENDS = {"length": "truncated", "repetition": "repetition"}
 
 
+def was_cut(finish_reason: str) -> bool:
+    """Whether the server ended the completion, so that an answer without its closing tag is not whole."""
+    return finish_reason in _ENDS
+
+
 def form_reasons(response: Response, finish_reason: str) -> list[str]:
     """All reasons. A completion that reached the limit and still has the whole form is not truncated."""
     reasons = [response.problem] if response.problem else []

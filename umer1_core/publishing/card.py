@@ -14,6 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from schemas.recipe import Recipe
 from schemas.tables import MEDIA, SIDE, TABLES
+from umer1_core.console import token_line
 from umer1_core.errors import safe_url
 from umer1_core.store import Store
 
@@ -23,8 +24,9 @@ _WHAT = {
     "rl": "Pairs for reinforcement learning, without responses. `origin`: `rejected` by the filters, or `cold_start`.",
     "pairs": "What was drawn from the sources.",
     "sides": "The distinct sides of all pairs; `uses` counts the sides of pairs that each one serves.",
-    "annotations": "What the annotator wrote, as it wrote it.",
-    "verdicts": "Every side's parts, scores and all reasons against it.",
+    "annotations": "What the annotator wrote, as it wrote it; a side with several samples has a row for each.",
+    "attempts": "Every request that was answered, with its outcome; completions that were discarded stand here.",
+    "verdicts": "Every annotation's parts, scores and all reasons against it.",
     "rejections": "Rows of the sources that never became a pair, each with its reason.",
 }
 
@@ -57,6 +59,7 @@ def render_card(recipe: Recipe, manifest: dict[str, Any], path: str) -> str:
         endpoints=[safe_url(endpoint) for endpoint in recipe.annotation.endpoints],
         prompts=manifest["prompt_versions"],
         completion=recipe.annotation.completion,
+        samples=recipe.annotation.samples,
         filters=recipe.filters,
         sources=recipe.sources,
         seed=recipe.seed,
@@ -66,6 +69,7 @@ def render_card(recipe: Recipe, manifest: dict[str, Any], path: str) -> str:
         funnel=manifest["funnel"],
         rejected=sum(sum(row["rejected"].values()) for row in manifest["funnel"]),
         ledger=manifest["ledger"],
+        tokens=token_line(manifest["ledger"]),
         columns=[{"name": name, "what": _WHAT[name], "columns": columns(TABLES[name])} for name in tables],
     )
 

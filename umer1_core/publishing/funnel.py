@@ -1,4 +1,4 @@
-"""Where every row went, by source, and what the tokens bought.
+"""Where every row went, by source.
 
 Guarantees: counted over the shards themselves, except for what never became a row (read, not drawn), which the
 sampling stage counted; `check_totals` holds the two against each other.
@@ -13,43 +13,23 @@ from typing import Any
 
 import duckdb
 
+from umer1_core.publishing.judged import collect_refusals, judge_pairs
 from umer1_core.query import connect, rows, scan
 from umer1_core.store import Store
 
 _COLUMNS = {
     "pairs": ["pair_id", "source", "modality", "query_key", "target_key"],
     "rejections": ["source", "reason"],
-    "sides": ["side_key", "uses"],
-    "annotations": ["side_key", "finish_reason", "prompt_tokens", "completion_tokens"],
     "verdicts": ["side_key", "kept", "reasons"],
     "cold_start": ["source"],
     "rl": ["source"],
 }
-# A pair whose side has no verdict at all is dropped for `no_verdict`.
-_JUDGED = """
-CREATE TEMP TABLE judged AS
-SELECT pair_id, pairs.source, modality, coalesce(q.kept AND t.kept, false) AS kept,
-       list_distinct(list_concat(coalesce(q.reasons, ['no_verdict']), coalesce(t.reasons, ['no_verdict']))) AS reasons
-FROM pairs LEFT JOIN verdicts q ON q.side_key = query_key LEFT JOIN verdicts t ON t.side_key = target_key
-"""
 _PAIRS = """
 SELECT source, any_value(modality) AS modality, count(*) AS pairs, count(*) FILTER (kept) AS kept,
        count(*) FILTER (NOT kept) AS dropped_pairs
 FROM judged GROUP BY source
 """
-_DROPPED = (
-    "SELECT source, reason, count(*) AS n FROM (SELECT source, unnest(reasons) AS reason FROM judged) GROUP BY ALL"
-)
-_LEDGER = """
-SELECT count(*) AS sides, coalesce(sum(uses), 0)::BIGINT AS uses,
-       count(*) FILTER (finish_reason <> 'error') AS annotated,
-       count(*) FILTER (finish_reason = 'error') AS failed,
-       coalesce(sum(prompt_tokens), 0)::BIGINT AS prompt_tokens,
-       coalesce(sum(completion_tokens), 0)::BIGINT AS completion_tokens,
-       coalesce(sum(completion_tokens) FILTER (kept), 0)::BIGINT AS useful_tokens,
-       coalesce(sum((uses - 1) * completion_tokens), 0)::BIGINT AS saved_tokens
-FROM sides LEFT JOIN annotations USING (side_key) LEFT JOIN verdicts USING (side_key)
-"""
+_DROPPED = "SELECT source, reason, count(*) AS n FROM refusals GROUP BY ALL"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +55,8 @@ def funnel(store: Store) -> list[FunnelRow]:
     with connect() as connection:
         for table in ("pairs", "rejections", "verdicts", "cold_start", "rl"):
             scan(connection, store, table, _COLUMNS[table])
-        connection.execute(_JUDGED)
+        judge_pairs(connection)
+        collect_refusals(connection)
         pairs = {row["source"]: row for row in rows(connection, _PAIRS)}
         dropped = _by_reason(rows(connection, _DROPPED))
         rejected = _by_reason(rows(connection, "SELECT source, reason, count(*) AS n FROM rejections GROUP BY ALL"))
@@ -91,18 +72,6 @@ def funnel(store: Store) -> list[FunnelRow]:
         )
         for source in sorted(sampled.keys() | pairs.keys())
     ]
-
-
-def ledger(store: Store) -> dict[str, int]:
-    """Tokens and generations. `saved_*`: what annotating equal sides again would have cost."""
-    with connect() as connection:
-        for table in ("sides", "annotations", "verdicts"):
-            scan(connection, store, table, _COLUMNS[table])
-        counts = {name: int(value) for name, value in rows(connection, _LEDGER)[0].items()}
-    return counts | {
-        "wasted_tokens": counts["completion_tokens"] - counts["useful_tokens"],
-        "saved_generations": counts["uses"] - counts["sides"],
-    }
 
 
 def check_totals(funnel_rows: Sequence[FunnelRow]) -> list[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import io
+from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ from PIL import Image
 from umer1_core.errors import BadInput
 from umer1_core.media import choose_frames, open_image, read_frames, read_image
 from umer1_core.pairs import Media, Side, side_from_record
+from umer1_core.publishing.judged import choose_samples, collect_refusals, judge_pairs
 from umer1_core.query import connect, rows, scan
 from umer1_core.store import Store
 
@@ -66,19 +68,18 @@ class RejectedRow:
     detail: str
 
 
-_JUDGED = """
-CREATE TEMP TABLE judged AS
-SELECT pair_id, pairs.source, coalesce(q.kept AND t.kept, false) AS kept,
-       array_to_string(list_sort(list_distinct(list_concat(coalesce(q.reasons, []), coalesce(t.reasons, [])))), ' ')
-       AS reasons
-FROM pairs LEFT JOIN verdicts q ON q.side_key = query_key LEFT JOIN verdicts t ON t.side_key = target_key
-"""
 # One of every source (and reason) first, then a second of each, and so on: rare ones are seen too.
 _DRAW = """
 SELECT pair_id FROM (
     SELECT *, row_number() OVER (PARTITION BY source, reasons ORDER BY place) AS turn
-    FROM (SELECT *, md5(? || pair_id) AS place FROM judged WHERE kept = ?)
+    FROM (SELECT *, md5(? || pair_id) AS place FROM judged WHERE kept = ?) drawn
+    LEFT JOIN (SELECT pair_id, string_agg(reason, ' ' ORDER BY reason) AS reasons FROM refusals GROUP BY pair_id)
+    USING (pair_id)
 ) ORDER BY turn, place LIMIT ?
+"""
+_SAMPLES = """
+SELECT * FROM verdicts LEFT JOIN annotations USING (side_key, sample)
+WHERE side_key IN (SELECT unnest(?)) ORDER BY side_key, sample
 """
 _DRAW_REJECTED = """
 SELECT source, "row", reason, detail FROM (
@@ -93,8 +94,10 @@ def draw_pairs(store: Store, seed: int, kept: int = 24, dropped: int = 24) -> li
     with connect() as connection:
         scan(connection, store, "pairs")
         scan(connection, store, "verdicts")
-        scan(connection, store, "annotations", ["side_key", "completion", "error"])
-        connection.execute(_JUDGED)
+        scan(connection, store, "annotations", ["side_key", "sample", "completion", "error"])
+        judge_pairs(connection)
+        choose_samples(connection)
+        collect_refusals(connection)
         good = _cards(connection, _draw(connection, seed, True, kept), "kept")
         bad = _cards(connection, _draw(connection, seed, False, dropped), "dropped")
     longest = max(len(good), len(bad))
@@ -141,24 +144,30 @@ def _cards(connection: duckdb.DuckDBPyConnection, identifiers: list[str], status
         for p in rows(connection, "SELECT * FROM pairs WHERE pair_id IN (SELECT unnest(?))", [identifiers])
     }
     keys = [pair[f"{role}_key"] for pair in pairs.values() for role in ("query", "target")]
-    found = rows(
-        connection,
-        "SELECT * FROM verdicts LEFT JOIN annotations USING (side_key) WHERE side_key IN (SELECT unnest(?))",
-        [keys],
-    )
-    judged = {row["side_key"]: row for row in found}
-    return [_card(pairs[each], judged, status) for each in identifiers]
+    samples: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for row in rows(connection, _SAMPLES, [keys]):
+        samples[row["side_key"]].append(row)
+    chosen = rows(connection, "SELECT * FROM choices WHERE pair_id IN (SELECT unnest(?))", [identifiers])
+    choices = {(row["pair_id"], row["role"]): int(row["sample"]) for row in chosen}
+    return [_card(pairs[each], samples, choices, status) for each in identifiers]
 
 
-def _card(pair: dict[str, Any], judged: dict[str, dict[str, Any]], status: str) -> PairCard:
+def _card(
+    pair: dict[str, Any], samples: dict[str, list[dict[str, Any]]], choices: dict[tuple[str, str], int], status: str
+) -> PairCard:
     sides = tuple(
-        _side(role, side_from_record(pair[role]), judged.get(pair[f"{role}_key"])) for role in ("query", "target")
+        _side(role, side_from_record(pair[role]), samples[pair[f"{role}_key"]], choices.get((pair["pair_id"], role)))
+        for role in ("query", "target")
     )
     reasons = tuple(dict.fromkeys(reason for side in sides for reason in side.reasons))
     return PairCard(pair["pair_id"], pair["source"], pair["modality"], status, reasons, sides)
 
 
-def _side(role: str, side: Side, verdict: dict[str, Any] | None) -> SideCard:
+def _side(role: str, side: Side, samples: list[dict[str, Any]], choice: int | None) -> SideCard:
+    """The sample that the pair takes; of a side that is kept without it or dropped, the first kept or the first."""
+    verdict = next((row for row in samples if row["sample"] == choice), None)
+    verdict = verdict or next((row for row in samples if row["kept"]), samples[0] if samples else None)
+    against = () if verdict is None or verdict["kept"] else (reason for row in samples for reason in row["reasons"])
     pictures = tuple(picture(media) for media in side.media[:PICTURES])
     text = side.text.strip()[:_LONG]
     if verdict is None:
@@ -168,7 +177,7 @@ def _side(role: str, side: Side, verdict: dict[str, Any] | None) -> SideCard:
         role,
         text,
         pictures,
-        tuple(verdict["reasons"] or ()),
+        tuple(dict.fromkeys(against)),
         verdict["summary"] or "",
         (verdict["reasoning"] or "")[:_LONG],
         raw if not verdict["reasoning"] else "",

@@ -10,7 +10,8 @@ from typing import Any
 
 from schemas.recipe import Recipe
 from umer1_core import __version__
-from umer1_core.publishing.funnel import check_totals, funnel, ledger
+from umer1_core.publishing.funnel import check_totals, funnel
+from umer1_core.publishing.ledger import ledger
 from umer1_core.publishing.tables import publish_cold_start, publish_rl
 from umer1_core.store import content_hash, fingerprint
 from umer1_core.template import ANNOTATION_PROMPT_VERSION, CLEAN_VERSION, TRAINING_PROMPT_VERSION

@@ -18,8 +18,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from schemas.recipe import Recipe
-from umer1_core.publishing.funnel import FunnelRow, check_totals, funnel, ledger
+from umer1_core.publishing.funnel import FunnelRow, check_totals, funnel
 from umer1_core.publishing.gallery import draw_pairs, draw_rejections
+from umer1_core.publishing.ledger import ledger
 from umer1_core.query import connect, rows, scan
 from umer1_core.store import Store
 
@@ -28,6 +29,15 @@ _COLORS = 8  # colours of reasons in the style sheet; rarer reasons share the la
 _BINS = 32
 _LABEL = 40  # height of a block's two lines in the flow
 _SCORES = ("generative", "discriminative", "oracle", "chance")
+# What became of generated tokens: outcome, words, colour.
+_SPENT = (
+    ("useful", "useful, in sides that were kept", "kept"),
+    ("rejected", "rejected by the filters", "r0"),
+    ("cut", "cut at the token limit, asked for again", "r3"),
+    ("loop", "looping, asked for again", "r1"),
+    ("malformed", "without the form, asked for again", "r2"),
+    ("failed", "failed requests", "r7"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +82,14 @@ def write_report(store: Store, recipe: Recipe, seed: int = 0) -> str:
     """Write the report beside the data; returns where it is."""
     rows_by_source = funnel(store)
     tones = reason_tones(rows_by_source)
+    account = ledger(store)
     page = render(
         about=_about(store, recipe),
         total=_total(rows_by_source),
-        ledger=ledger(store),
+        ledger=account,
+        spent=[line for line in _SPENT if account["outcomes"][line[0]]["requests"]],
+        tokens=token_bar(account),
+        tokens_by_source=[(source, part, token_bar(part)) for source, part in account["by_source"].items()],
         sources=[(row, source_bar(row, tones)) for row in rows_by_source],
         flow=flow(_total(rows_by_source), tones),
         tones=tones,
@@ -121,6 +135,13 @@ def source_bar(row: FunnelRow, tones: dict[str, str]) -> list[Segment]:
     parts += [(reason, tones[reason], n, share) for reason, n, share in _shared(row)]
     parts += [("rejected at sampling", "rejected", sum(row.rejected.values()), float(sum(row.rejected.values())))]
     return [Segment(label, tone, n, 100 * size / whole) for label, tone, n, size in parts if n and whole]
+
+
+def token_bar(account: dict[str, Any]) -> list[Segment]:
+    """The generated tokens of a ledger's account by what became of them. Widths add up to 100."""
+    whole = max(1, account["completion_tokens"])
+    counts = [(words, tone, account["outcomes"][outcome]["completion_tokens"]) for outcome, words, tone in _SPENT]
+    return [Segment(words, tone, n, 100 * n / whole) for words, tone, n in counts if n]
 
 
 def flow(total: FunnelRow, tones: dict[str, str], height: float = 240, gap: float = 12) -> list[Node]:

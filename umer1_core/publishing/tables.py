@@ -1,8 +1,8 @@
 """The tables people train on: `cold_start` (both sides kept) and `rl` (balanced, outside the cold start first).
 
-Guarantees: a pair is published only if both its sides are kept; the order is that of a hash of pair_id, whatever order
-shards were made in; rows are read some shards at a time; a table made with the same fingerprint from the same
-shards is left as it is, and shards of another making are removed.
+Guarantees: a pair is published only if both its sides have a kept sample, and takes one of each; the order is that of a
+hash of pair_id, whatever order shards were made in; rows are read some shards at a time; a table made with the same
+fingerprint from the same shards is left as it is, and shards of another making are removed.
 """
 
 from __future__ import annotations
@@ -14,18 +14,21 @@ import pyarrow as pa
 
 from schemas.tables import COLD_START, RL
 from umer1_core.publishing.balance import Group, balance
+from umer1_core.publishing.judged import choose_samples, judge_pairs
 from umer1_core.query import chunks, connect, rows, scan
 from umer1_core.shards import finished_table, inputs_hash, write_table
 from umer1_core.store import ShardEntry, Store
 from umer1_core.template import training_prompt, training_response
 
-_VERDICTS = ["side_key", "kept", "reasoning", "summary"]
+_VERDICTS = ["side_key", "sample", "kept", "reasoning", "summary"]
 
 _KEPT = """
 CREATE TEMP TABLE kept AS
-SELECT pair_id, row_number() OVER (ORDER BY md5(pair_id), pair_id) - 1 AS position
-FROM pairs JOIN verdicts q ON q.side_key = query_key JOIN verdicts t ON t.side_key = target_key
-WHERE q.kept AND t.kept
+SELECT pair_id, coalesce(q.sample, 0) AS query_sample, coalesce(t.sample, 0) AS target_sample,
+       row_number() OVER (ORDER BY md5(pair_id), pair_id) - 1 AS position
+FROM (SELECT pair_id FROM judged WHERE kept) good
+LEFT JOIN (FROM choices WHERE role = 'query') q USING (pair_id)
+LEFT JOIN (FROM choices WHERE role = 'target') t USING (pair_id)
 """
 _COLD_START = """
 SELECT pair_id, pairs.source, modality, query_key, target_key,
@@ -33,16 +36,16 @@ SELECT pair_id, pairs.source, modality, query_key, target_key,
        target.text AS target_text, target.media AS target_media,
        t.reasoning AS target_reasoning, t.summary AS target_summary, negatives
 FROM kept JOIN pairs USING (pair_id)
-JOIN verdicts q ON q.side_key = query_key JOIN verdicts t ON t.side_key = target_key
+JOIN verdicts q ON q.side_key = query_key AND q.sample = query_sample
+JOIN verdicts t ON t.side_key = target_key AND t.sample = target_sample
 WHERE position >= ? AND position < ?
 ORDER BY position
 """
 _CANDIDATES = """
 CREATE TEMP TABLE candidates AS
-SELECT pair_id, pairs.source, modality,
-       CASE WHEN q.kept AND t.kept THEN 'cold_start' ELSE 'rejected' END AS origin
-FROM pairs LEFT JOIN verdicts q ON q.side_key = query_key LEFT JOIN verdicts t ON t.side_key = target_key
-WHERE modality <> 'image' OR len($1::VARCHAR[]) = 0 OR list_contains($1::VARCHAR[], pairs.source)
+SELECT pair_id, source, modality, CASE WHEN kept THEN 'cold_start' ELSE 'rejected' END AS origin
+FROM judged
+WHERE modality <> 'image' OR len($1::VARCHAR[]) = 0 OR list_contains($1::VARCHAR[], source)
 """
 _GROUPS = """
 SELECT modality, source, count(*) FILTER (origin = 'rejected') AS preferred,
@@ -68,13 +71,15 @@ ORDER BY position
 
 
 def publish_cold_start(store: Store, shard_rows: int, fingerprint: str = "") -> list[ShardEntry]:
-    """Write the pairs whose sides are both kept, ready for a trainer."""
+    """Write the pairs whose sides both have a kept sample, ready for a trainer."""
     inputs = inputs_hash(store, ["pairs", "verdicts"])
     if done := finished_table(store, "cold_start", fingerprint, inputs):
         return done
     with connect() as connection:
         scan(connection, store, "pairs")
         scan(connection, store, "verdicts", _VERDICTS)
+        judge_pairs(connection)
+        choose_samples(connection)
         connection.execute(_KEPT)
         count = _count(connection, "kept")
         parts = map(_cold_start_rows, chunks(connection, _COLD_START, count, shard_rows))
@@ -91,6 +96,7 @@ def publish_rl(
     with connect() as connection:
         scan(connection, store, "pairs")
         scan(connection, store, "verdicts", ["side_key", "kept"])
+        judge_pairs(connection)
         connection.execute(_CANDIDATES, [list(image_sources)])
         _choose(connection, size, seed)
         count = _count(connection, "chosen")

@@ -12,15 +12,16 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from blake3 import blake3
 
 from umer1_core import query
 from umer1_core.pairs import draw_priority
-from umer1_core.store import ShardEntry, Store
+from umer1_core.store import ShardEntry, Store, parse_shard
 from umer1_core.template import parse_rollout
 
 Row = dict[str, Any]
+
+OUTCOMES = ["ok", "cut", "loop", "malformed", "transient", "bad_input"]  # of attempts
 
 SAMPLE_COLUMNS = [
     "pair_id",
@@ -41,6 +42,7 @@ def shard_metrics(store: Store) -> dict[str, list[Row]]:
         "pairs": pair_metrics,
         "sides": side_metrics,
         "annotations": annotation_metrics,
+        "attempts": attempt_metrics,
         "verdicts": verdict_metrics,
         "cold_start": cold_start_metrics,
         "rl": pair_metrics,
@@ -74,17 +76,27 @@ def side_metrics(shard: pa.Table) -> Row:
 
 
 def annotation_metrics(shard: pa.Table) -> Row:
-    """Share of sides that could not be annotated, and of completions cut at the token limit."""
+    """Share of what was asked for and could not be had, and of completions that the server cut, by its reason."""
     finish = shard["finish_reason"]
     return {
         "null_side_key": shard["side_key"].null_count,
         "error_fraction": _share(_count(finish, "error"), shard.num_rows),
         "truncated_fraction": _share(_count(finish, "length"), shard.num_rows),
+        "looping_fraction": _share(_count(finish, "repetition"), shard.num_rows),
+    }
+
+
+def attempt_metrics(shard: pa.Table) -> Row:
+    """Requests of no side or without a known outcome."""
+    known = pc.is_in(shard["outcome"], value_set=pa.array(OUTCOMES))
+    return {
+        "null_side_key": shard["side_key"].null_count,
+        "unknown_outcomes": shard.num_rows - (pc.sum(known).as_py() or 0),
     }
 
 
 def verdict_metrics(shard: pa.Table) -> Row:
-    """Share of sides the filters kept, and how many were dropped without a reason or kept with one."""
+    """Share of annotations the filters kept, and how many were dropped without a reason or kept with one."""
     kept, reasons = shard["kept"], pc.list_value_length(shard["reasons"])
     contradictory = pc.sum(pc.equal(kept, pc.greater(pc.fill_null(reasons, 0), 0)))
     return {
@@ -113,13 +125,22 @@ _IDENTITIES = {
         "(SELECT count(DISTINCT side_key) FROM used), (SELECT count(*) FROM sides)"
     ),
     "the uses of the sides are two per pair": "(SELECT 2 * count(*) FROM pairs), (SELECT sum(uses) FROM sides)",
-    "every side is annotated once": (
+    "every side is annotated": (
         "(SELECT count(*) FROM sides),"
         " (SELECT count(DISTINCT side_key) FROM annotations SEMI JOIN sides USING (side_key))"
     ),
+    "no sample of a side stands twice in annotations": (
+        "(SELECT count(*) FROM annotations), (SELECT count(*) FROM annotated)"
+    ),
     "every annotation has a verdict": (
-        "(SELECT count(*) FROM annotations),"
-        " (SELECT count(DISTINCT side_key) FROM verdicts SEMI JOIN annotations USING (side_key))"
+        "(SELECT count(*) FROM annotated), (SELECT count(*) FROM judged SEMI JOIN annotated USING (side_key, sample))"
+    ),
+    "no sample of a side stands twice in verdicts": "(SELECT count(*) FROM verdicts), (SELECT count(*) FROM judged)",
+    "every annotation that was asked for has its attempts": (
+        "(SELECT rows FROM asked), (SELECT count(*) FROM (SELECT DISTINCT side_key, sample FROM attempts))"
+    ),
+    "every attempt is of an annotation": (
+        "(SELECT count(*) FROM attempts), (SELECT count(*) FROM attempts SEMI JOIN annotated USING (side_key, sample))"
     ),
     "a pair is in cold_start when both its sides are kept, and only then": (
         "(SELECT count(*) FROM kept_pairs), (SELECT count(*) FROM cold_start)"
@@ -136,6 +157,8 @@ _IDENTITIES = {
 }
 _IDENTITY_VIEWS = """
 CREATE VIEW used AS SELECT query_key AS side_key FROM pairs UNION ALL SELECT target_key FROM pairs;
+CREATE TABLE annotated AS SELECT DISTINCT side_key, sample FROM annotations;
+CREATE TABLE judged AS SELECT DISTINCT side_key, sample FROM verdicts;
 CREATE TABLE kept_sides AS SELECT DISTINCT side_key FROM verdicts WHERE kept;
 CREATE TABLE kept_pairs AS SELECT pair_id FROM pairs
 SEMI JOIN kept_sides AS q ON pairs.query_key = q.side_key
@@ -144,8 +167,9 @@ SEMI JOIN kept_sides AS t ON pairs.target_key = t.side_key;
 _IDENTITY_COLUMNS = {
     "pairs": ["pair_id", "query_key", "target_key"],
     "sides": ["side_key", "uses"],
-    "annotations": ["side_key"],
-    "verdicts": ["side_key", "kept"],
+    "annotations": ["side_key", "sample"],
+    "attempts": ["side_key", "sample"],
+    "verdicts": ["side_key", "sample", "kept"],
     "cold_start": ["pair_id"],
     "rl": ["pair_id"],
 }
@@ -157,11 +181,19 @@ def identities(store: Store) -> list[Row]:
         for table, columns in _IDENTITY_COLUMNS.items():
             query.scan(connection, store, table, columns)
         connection.execute(_IDENTITY_VIEWS)
+        connection.execute("CREATE TABLE asked AS SELECT ? AS rows", [_asked(store)])
         rows = []
         for identity, counts in _IDENTITIES.items():
             left, right = (int(count or 0) for count in connection.execute(f"SELECT {counts}").fetchall()[0])
             rows.append({"identity": identity, "expected": left, "found": right, "difference": right - left})
     return rows
+
+
+def _asked(store: Store) -> int:
+    """Annotations not taken over from another version, of the shards that kept attempts: schema version 1 kept none."""
+    recorded = {entry.shard for entry in store.entries("attempts")}
+    shards = (entry for entry in store.entries("annotations") if entry.shard in recorded)
+    return sum(entry.rows - int(entry.metrics.get("reused", 0)) for entry in shards)
 
 
 def sample_cold_start(store: Store, rows: int, seed: int = 0) -> list[Row]:
@@ -189,7 +221,7 @@ def _intact_table(store: Store, entry: ShardEntry) -> pa.Table | None:
     data = store.read_bytes(name) if store.exists(name) else b""
     if blake3(data).hexdigest() != entry.checksum:
         return None
-    return pq.read_table(pa.BufferReader(data))
+    return parse_shard(entry.table, pa.BufferReader(data))
 
 
 def _null_counts(shard: pa.Table) -> Row:

@@ -18,7 +18,7 @@ from umer1_core.annotation.plan import ParentAnnotations, open_parent, pending_s
 from umer1_core.annotation.preflight import probe_sides
 from umer1_core.status import enter_stage
 from umer1_core.store import fingerprint
-from umer1_core.versions import Version, local_folder
+from umer1_core.versions import Version, local_folder, parents_of
 
 # The embedded server is back within minutes or not at all; others may be waited for longer.
 _EMBEDDED_DEADLINE_SECONDS = 300.0
@@ -112,12 +112,12 @@ def _endpoints(recipe: Recipe, version: Version, say: Callable[[str], None]) -> 
         yield recipe.annotation.endpoints
         return
     log = local_folder(version.store, "logs") / "annotator.log"
-    roots = [root for source in recipe.sources if "://" not in (root := source.root)]
+    roots = [os.path.abspath(source.root) for source in recipe.sources if "://" not in source.root]
     media_root = os.path.commonpath(roots) if roots else ""
     with embedded_annotator(recipe.annotation, log, say, media_root) as endpoints:
         yield endpoints
 
 
 def _parent(recipe: Recipe, version: Version, annotator: str) -> ParentAnnotations | None:
-    roots = [root for root in (version.parent, *recipe.annotation.reuse) if root]
+    roots = parents_of(version, recipe)
     return open_parent(roots, annotator, version.mode == "reannotate", version.reason) if roots else None

@@ -66,13 +66,13 @@ def test_a_server_is_never_given_more_than_the_recipe_allows(tmp_path):
         worker = threading.Thread(target=annotate, args=(store, [f"{address}/v1"]), kwargs={"concurrency": 5})
         worker.start()
         while worker.is_alive():
-            most = max(most, *(replica.busy_with for replica in engine.fleet.replicas.values()))
+            most = max(most, *(replica.busy_with for replica in engine.fleet.roster.replicas.values()))
             time.sleep(0.005)
     assert most == 5
 
 
 def test_servers_named_in_the_file_join_and_leave_a_run(tmp_path, monkeypatch):
-    monkeypatch.setattr("umer1_core.annotation.fleet._LIST_SECONDS", 0.2)
+    monkeypatch.setattr("umer1_core.annotation.roster._LIST_SECONDS", 0.2)
     store = text_sides(tmp_path, TEXTS)
     listed = tmp_path / "endpoints"
     with replicas(*[StandInReplica(latency=0.1)] * 2) as server:
@@ -125,7 +125,7 @@ def test_shards_in_progress_share_one_engine_and_its_limit(tmp_path):
                 thread.start()
             most = 0
             while any(thread.is_alive() for thread in threads):
-                most = max(most, *(replica.busy_with for replica in engine.fleet.replicas.values()))
+                most = max(most, *(replica.busy_with for replica in engine.fleet.roster.replicas.values()))
                 time.sleep(0.005)
     assert most == 4 and sum(entry.rows for entry in store.entries("annotations")) == len(TEXTS) + 60
 

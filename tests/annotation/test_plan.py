@@ -2,9 +2,15 @@
 
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
+from tests.annotation.sides import settings, text_sides
+from tests.annotation.stand_in import stand_in
+from umer1_core.annotation.annotator import annotator_fingerprint
+from umer1_core.annotation.engine import annotate_shard
 from umer1_core.annotation.plan import ParentAnnotations, needs_reannotation, open_parent, pending_shards
+from umer1_core.errors import StorageError
 from umer1_core.pairs import Side
 from umer1_core.store import Store
 
@@ -138,3 +144,44 @@ def test_pending_are_the_shards_without_a_file_an_entry_or_the_fingerprint(tmp_p
     wanted = dict.fromkeys(["00000", "00001", "00002", "00003"], "f") | {"00002": "of another recipe"}
     assert pending_shards(store, wanted) == ["00001", "00002", "00003"]
     assert pending_shards(Store(str(tmp_path / "none")), {"00000": "f"}) == ["00000"]
+
+
+def test_a_parent_of_the_first_schema_version_is_taken_over_as_samples_0(tmp_path):
+    rows = [annotation(text) for text in TEXTS]
+    store = data_set(tmp_path, rows, [verdict(text, kept=text != "green star") for text in TEXTS])
+    for table in ("annotations", "verdicts"):
+        content = store.read_shard(table, "00000").drop_columns(["sample"])
+        old = content.drop_columns(["reason"]) if table == "annotations" else content
+        pq.write_table(old, store.at(f"{table}/00000.parquet"))
+    parent = open_parent([store.root], "a", only_kept=True)
+    assert set(taken(parent)) == {(KEYS[text], 0) for text in TEXTS if text != "green star"}
+    assert rounds(parent) == {KEYS["green star"]: 1}
+
+
+def test_a_parent_may_lie_in_an_object_store():
+    store = Store("memory://plan/v1")
+    store.write_shard("annotations", "00000", [annotation(text) for text in TEXTS], "f")
+    assert len(taken(open_parent([store.root], "a", only_kept=True))) == len(TEXTS)
+    assert pending_shards(store, {"00000": "f", "00001": "f"}) == ["00001"]
+
+
+def test_a_damaged_shard_of_a_parent_is_named_with_its_remedy(tmp_path):
+    store = data_set(tmp_path, [annotation("red circle")])
+    store.write_bytes("annotations/00000.parquet", b"cut off")
+    with pytest.raises(StorageError, match=r"annotations.*cannot be read.*Delete the damaged shard"):
+        open_parent([store.root], "a", only_kept=False)
+
+
+def test_the_engine_asks_only_for_what_is_not_taken_over_and_in_the_next_round(tmp_path):
+    with stand_in() as address:
+        asked = settings(address)
+        annotator = annotator_fingerprint(asked)
+        first = text_sides(tmp_path / "v1", TEXTS)
+        annotate_shard(first, "00000", asked, asked.endpoints, tmp_path / "journal1", "f")
+        first.write_shard("verdicts", "00000", [verdict(text, kept=text != "green star") for text in TEXTS])
+        child = text_sides(tmp_path / "v2", [*TEXTS, "new side"])
+        parent = open_parent([first.root], annotator, only_kept=True)
+        entry = annotate_shard(child, "00000", asked, asked.endpoints, tmp_path / "journal2", "f", parent)
+    assert (entry.rows, entry.metrics["reused"], entry.metrics["requests"]) == (5, 3, 2)
+    round_ = {row["side_key"]: row["round"] for row in child.iterate("annotations")}
+    assert round_ == {KEYS[text]: int(text == "green star") for text in TEXTS} | {Side("new side").key: 0}

@@ -30,6 +30,7 @@ from umer1_core.annotation.journal import Journal, Key, open_journal
 from umer1_core.annotation.ledger import LIVE_FILE, Ledger, LedgerCollector, write_live
 from umer1_core.annotation.plan import ParentAnnotations
 from umer1_core.annotation.preflight import examine
+from umer1_core.annotation.roster import Roster
 from umer1_core.annotation.shard_run import ShardRun, wanted
 from umer1_core.errors import Umer1Error
 from umer1_core.pairs import Side
@@ -129,16 +130,17 @@ class Engine:
 
         canary = chat_body(_CANARY, annotation, seed=0, temperature=0.0, max_tokens=1)
         async with ChatClient(annotation) as client:
-            self.fleet = Fleet(annotation, client, examined, canary, self._failed, self.say)
+            roster = Roster(annotation, client, examined, canary, self._failed, self.say)
+            self.fleet = Fleet(client, roster)
             try:
                 addresses = await asyncio.to_thread(read_endpoints, annotation, endpoints)
                 reread = (lambda: read_endpoints(annotation, endpoints)) if annotation.endpoints_file else None
-                await self.fleet.open(addresses, patience_s, reread)
+                await roster.open(addresses, patience_s, reread)
                 with _metrics_server(annotation.metrics_port, LedgerCollector(self.ledger, self.fleet), self.say):
                     self._ready.set_result(None)
                     await self._report_until_stopped()
             finally:
-                await self.fleet.close()
+                await roster.close()
 
     async def _finish(
         self, annotator: str, journal: Journal, rounds: dict[str, int], todo: Sequence[tuple[dict[str, Any], int]]

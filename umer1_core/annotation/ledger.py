@@ -66,7 +66,7 @@ class Ledger:
 
     def snapshot(self, fleet: Fleet, stalled: list[str]) -> dict[str, Any]:
         """The state as JSON: totals, rates over the last half minute, and every server."""
-        replicas = [self._replica(replica) for replica in fleet.replicas.values()]
+        replicas = [self._replica(replica) for replica in fleet.roster.replicas.values()]
         return {
             "time": time.time(),
             "pid": os.getpid(),
@@ -131,7 +131,7 @@ class LedgerCollector(Collector):
         yield from self._of_replicas()
 
     def _of_replicas(self) -> Iterator[Metric]:
-        replicas = list(self.fleet.replicas.values())
+        replicas = list(self.fleet.roster.replicas.values())
         for name, text, values in (
             ("in_flight", "Requests a server has", [r.busy_with for r in replicas]),
             ("limit", "Requests a server may have", [r.pace.limit for r in replicas]),

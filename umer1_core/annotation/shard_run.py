@@ -58,13 +58,13 @@ class ShardRun:
         self.open = len(works)
         committer = asyncio.create_task(self._commit_in_groups())
         try:
-            if works and self.fleet.failed is None:
+            if works and self.fleet.roster.failed is None:
                 for work in works:
                     self.fleet.submit(work)
                 self.fleet.dispatch()
                 await self._done
-            elif self.fleet.failed:
-                raise self.fleet.failed
+            elif self.fleet.roster.failed:
+                raise self.fleet.roster.failed
         finally:
             self._close()
             committer.cancel()
@@ -207,7 +207,7 @@ class SideWork:
             return _REASONS.get(type(error), "server_error")
         overdue = now - self.first_failure > self.run.annotation.deadline_s
         if overdue and self.run.fleet.last_reply < self.first_failure:
-            self.run.fleet.give_up()
+            self.run.fleet.roster.give_up()
             return ""
         return "deadline" if overdue else ""
 

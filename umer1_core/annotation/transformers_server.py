@@ -23,6 +23,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from umer1_core.compat import end_with_parent
 
+_RUNNER: web.AppKey[asyncio.Task[None]] = web.AppKey("runner")
 _HONOURED = {"model", "messages", "temperature", "top_p", "max_tokens", "seed", "skip_special_tokens"}
 
 
@@ -161,7 +162,7 @@ class ChatServer:
             return web.json_response({"object": "list", "data": [model]})
 
         async def start(app: web.Application) -> None:
-            app["runner"] = asyncio.create_task(self.run())
+            app[_RUNNER] = asyncio.create_task(self.run())
 
         app = web.Application(client_max_size=1 << 30)
         app.add_routes([web.get("/health", ok), web.get("/v1/models", models)])

@@ -23,8 +23,8 @@ def build_version(recipe: Recipe, version: Version) -> str:
         sides = index(recipe, root)
 
         todo = plan(recipe, version)
-        with annotator(recipe, version, todo) as endpoints:
-            common = {"recipe": recipe, "version": version, "endpoints": endpoints, "todo": todo}
+        with annotator(recipe, version, todo) as servers:
+            common = {"recipe": recipe, "version": version, "servers": servers, "todo": todo}
             all_done([shards.submit(annotate, {"shard": shard, **common}) for shard in todo.shards])
 
         all_done([shards.submit(judge, {"shard": shard, "recipe": recipe, "root": root}) for shard in sides])

@@ -174,8 +174,8 @@ class Publishing(Section):
 
 class Validation(Section):
     min_kept_fraction: float = Field(default=0.5, ge=0, le=1, description="Of the pairs, over the data set")
-    min_shard_kept_fraction: float = Field(default=0.2, ge=0, le=1, description="Of the sides, in every shard")
-    max_error_fraction: float = Field(default=0.05, ge=0, le=1, description="Sides that could not be annotated")
+    min_shard_kept_fraction: float = Field(default=0.2, ge=0, le=1, description="Of the annotations, in every shard")
+    max_error_fraction: float = Field(default=0.05, ge=0, le=1, description="Of the annotations, those that failed")
     min_pairs: int = Field(default=1, ge=0, description="Rows in cold_start")
     sample_rows: int = Field(default=10_000, ge=1)
 

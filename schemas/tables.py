@@ -110,7 +110,7 @@ ATTEMPTS = _schema(
     ]
 )
 
-# All reasons and scores of a side, and the parts the parser found, so that publishing only joins.
+# All reasons and scores of a side's sample, and the parts the parser found, so that publishing only joins.
 VERDICTS = _schema(
     [
         ("side_key", pa.string()),

@@ -75,13 +75,18 @@ class _Board:
         self._show("shards", _rows(status), description)
         if status.live:
             self._show("annotators", _servers(status.live), description)
+        elif "annotators" in self.tables:
+            self._update("annotators", ArtifactUpdate(description=description))
 
     def _show(self, key: str, rows: list[dict[str, str]], description: str) -> None:
         if key not in self.tables:
             self.tables[key] = cast(UUID, create_table_artifact(rows, key=key, description=description))
-            return
+        else:
+            self._update(key, ArtifactUpdate(data=json.dumps(rows), description=description))
+
+    def _update(self, key: str, change: ArtifactUpdate) -> None:
         with get_client(sync_client=True) as client:
-            client.update_artifact(self.tables[key], ArtifactUpdate(data=json.dumps(rows), description=description))
+            client.update_artifact(self.tables[key], change)
 
 
 def _rows(status: RunStatus) -> list[dict[str, str]]:

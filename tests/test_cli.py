@@ -1,9 +1,16 @@
 """Every verb explains itself with an example, and a user's mistake is answered with a sentence."""
 
+from pathlib import Path
+
 import pytest
+import yaml
 from typer.testing import CliRunner
 
+from tests.annotation.test_dead_letters import data_set
+from tests.test_recipes import SMALL
 from umer1_core.cli import EXAMPLES, app
+from umer1_core.recipes import parse_recipe
+from umer1_core.versions import Version, newest, open_build
 
 runner = CliRunner()
 
@@ -18,6 +25,9 @@ def test_help_of_every_verb_has_an_example(verb):
     ("arguments", "words"),
     [
         (["build", "nowhere.yaml"], "There is no recipe at"),
+        (["pilot", "nowhere.yaml"], "There is no recipe at"),
+        (["redrive", "nowhere.yaml"], "There is no recipe at"),
+        (["redrive", "nowhere", "--list"], "There is no data set at"),
         (["train", "nowhere"], "holds no finished data set"),
         (["evaluate", "nowhere"], "holds no finished data set"),
         (["report", "nowhere"], "holds no finished data set"),
@@ -33,3 +43,38 @@ def test_a_mistake_is_a_sentence_and_no_traceback(arguments, words, tmp_path, mo
 def test_status_of_nothing_shows_zeros_and_writes_nothing(tmp_path):
     result = runner.invoke(app, ["status", str(tmp_path / "none")])
     assert result.exit_code == 0 and "not running" in result.output and not list(tmp_path.iterdir())
+
+
+def finished_version(folder: Path, reasons: list[str]) -> Version:
+    """A version whose sides failed for these reasons."""
+    recipe = parse_recipe(SMALL | {"output": str(folder / "out")})
+    version = open_build(recipe, "a")
+    data_set(Path(version.root), reasons)
+    version.store.write_json("manifest.json", {"recipe": recipe.dump()})
+    return version
+
+
+@pytest.mark.parametrize("place", ["", "v1"])
+def test_redrive_lists_the_dead_letters_of_a_data_set_and_starts_nothing(tmp_path, place):
+    finished_version(tmp_path, ["timeout", "", "bad_input", "timeout"])
+    result = runner.invoke(app, ["redrive", str(tmp_path / "out" / place), "--list"])
+    assert result.exit_code == 0 and "timeout 2" in " ".join(result.output.split())
+    assert result.output.index("timeout") < result.output.index("bad_input") and "the annotator said" in result.output
+    only = runner.invoke(app, ["redrive", str(tmp_path / "out"), "--list", "--reason", "bad_input"])
+    assert only.exit_code == 0 and "timeout" not in only.output
+    unknown = runner.invoke(app, ["redrive", str(tmp_path / "out"), "--reason", "timeouts"])
+    assert unknown.exit_code == 1 and "timeout (2), bad_input (1)" in " ".join(unknown.output.split())
+
+
+def test_redrive_of_a_data_set_without_dead_letters_says_so_and_starts_nothing(tmp_path):
+    version = finished_version(tmp_path, ["", ""])
+    result = runner.invoke(app, ["redrive", version.root])
+    assert result.exit_code == 0 and "there are no dead letters" in result.output
+    assert newest(str(tmp_path / "out")) == version
+
+
+def test_a_pilot_of_an_endpoint_with_a_key_in_its_address_is_refused_without_repeating_it(tmp_path):
+    file = tmp_path / "own.yaml"
+    file.write_text(yaml.safe_dump(SMALL | {"output": str(tmp_path / "out")}))
+    result = runner.invoke(app, ["pilot", str(file), "--endpoint", "http://me:hidden@host/v1"])
+    assert result.exit_code == 1 and "endpoints" in result.output and "hidden" not in result.output

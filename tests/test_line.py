@@ -1,4 +1,4 @@
-"""From the engine to the published tables and their account: several samples a side, a ladder, failures and dead letters."""
+"""From the engine to the published tables and their account: samples, the ladder, failures and dead letters."""
 
 from pathlib import Path
 
@@ -44,13 +44,14 @@ def make(root: Path, address: str, parent: ParentAnnotations | None = None, samp
     store.write_shard("pairs", "own-x-00000", [pair_record(pair) for pair in pairs])
     counts = {SOURCE: {"read": len(pairs), "not_drawn": 0}}
     store.write_shard("rejections", "own-x", [], modality="image", by_source=counts)
-    uses = {text: 1 for text in QUERIES} | {TARGET: len(QUERIES)}
+    uses = dict.fromkeys(QUERIES, 1) | {TARGET: len(QUERIES)}
     shared = {"source": SOURCE, "modality": "image", "media": []}
     sides = [shared | {"side_key": Side(text).key, "text": text, "uses": n} for text, n in uses.items()]
     store.write_shard("sides", "00000", sides)
     endpoint = f"{address}/v1"
     annotation = Annotation(model="stand-in", endpoints=[endpoint], samples=samples)
     annotate_shard(store, "00000", annotation, [endpoint], root / "journal", "f", parent)
+    # Every word is the same token to it: the limit keeps all but what the server itself called a loop.
     words = Tokenizer(models.WordLevel({"[UNK]": 0}, "[UNK]"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()
     filter_shard(store, "00000", Filters(repeat_min_count=1_000), words)

@@ -16,12 +16,13 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from umer1_core.annotation.dead_letters import dead_letters, print_dead_letters
 from umer1_core.console import print_status, print_summary, progress_bar
-from umer1_core.errors import Umer1Error
-from umer1_core.recipes import MINIATURE_FOLDER, load_recipe
+from umer1_core.errors import StorageError, Umer1Error
+from umer1_core.recipes import MINIATURE_FOLDER, load_recipe, parse_recipe
 from umer1_core.status import read_status
 from umer1_core.store import Store
-from umer1_core.versions import exclusive, local_folder, recipe_of, resolve
+from umer1_core.versions import exclusive, is_finished, local_folder, newest, recipe_at, recipe_of, resolve
 
 app = typer.Typer(
     help="Reason before you embed: build cold-start data, train and evaluate UME-R1 style embedding models.",
@@ -65,6 +66,8 @@ EXAMPLES = {
     "up": "umer1 up --port 4200",
     "build": "umer1 build deploy/recipes/folder.yaml",
     "reannotate": "umer1 reannotate deploy/recipes/folder.yaml",
+    "redrive": "umer1 redrive runs/miniature --list",
+    "pilot": "umer1 pilot deploy/recipes/folder.yaml --rows 200",
     "status": "umer1 status runs/miniature",
     "train": "umer1 train runs/miniature",
     "evaluate": "umer1 evaluate runs/miniature",
@@ -96,6 +99,51 @@ def reannotate(recipe: RecipePath, port: Port = 4200) -> None:
     """Ask rejected, failed and outdated sides again, as a new version of the data set."""
     load_recipe(recipe)
     _run_module("flows.follow", "reannotate", recipe, "--port", str(port))
+
+
+@_command
+def redrive(
+    dataset: Annotated[str, typer.Argument(help="A version, the output that holds it, or its recipe")],
+    show: Annotated[bool, typer.Option("--list", help="Show the dead letters instead of asking for them")] = False,
+    reason: Annotated[str, typer.Option(help="Only the dead letters of this reason; the others stay")] = "",
+    port: Port = 4200,
+) -> None:
+    """Ask only the dead letters (sides that could not be annotated) again, as a new version of the data set."""
+    recipe = recipe_at(dataset)
+    version = newest(recipe.output)
+    if version is None:
+        raise StorageError(f"There is no data set at {recipe.output} to redrive.", "Build it first: umer1 build …")
+    at_work = version.mode == "redrive" and not is_finished(version)
+    letters = dead_letters(Store(version.parent) if at_work else version.store, reason)
+    print_dead_letters(letters, version.root, console)
+    if letters and not show:
+        _run_module("flows.follow", "redrive", dataset, "--reason", reason, "--port", str(port))
+
+
+@_command
+def pilot(
+    recipe: RecipePath,
+    rows: Annotated[int, typer.Option(min=2, help="Sides to annotate, about")] = 200,
+    endpoint: Annotated[list[str] | None, typer.Option(help="Ask these servers instead of the recipe's")] = None,
+    gpus: Annotated[int, typer.Option(min=0, help="GPUs behind the servers; 0: one each")] = 0,
+) -> None:
+    """Annotate a few rows of every source, show them, and project tokens, time and GPU-hours of the whole recipe."""
+    from umer1_core.pilot.run import pilot_folder, run_pilot
+    from umer1_core.pilot.show import print_pilot
+
+    chosen = load_recipe(recipe)
+    if endpoint:
+        servers = {"endpoints": endpoint, "endpoints_file": ""}
+        asked = chosen.dump()
+        chosen = parse_recipe(asked | {"annotation": asked["annotation"] | servers}, "--endpoint")
+    with progress_bar(console) as bar:
+        task = bar.add_task("reading", total=None)
+
+        def show(what: str, done: int, total: int) -> None:
+            bar.update(task, description=what, completed=done, total=total or None)
+
+        report = run_pilot(chosen, rows, gpus, show, lambda line: console.print(escape(line)))
+    print_pilot(report, str(pilot_folder(chosen)), console)
 
 
 @_command

@@ -34,11 +34,13 @@ def completion(
     model: str = MODEL,
     usage: bool = True,
     length: int = 0,
+    media: int = 0,
 ) -> bytes:
     """A chat completion in the form OpenAI's API gives it; without `content` one of the annotation's form."""
     content = content or f"<think>Looking at {text}. {_words(length)}</think><answer>{text}</answer>"
     choice = {"index": 0, "message": {"role": "assistant", "content": content}, "finish_reason": finish_reason}
-    counts = {"usage": {"prompt_tokens": 10, "completion_tokens": 20, "total_tokens": 30}} if usage else {}
+    prompt = 10 + 64 * media  # a server whose prompts do not grow with their media does not look at them
+    counts = {"usage": {"prompt_tokens": prompt, "completion_tokens": 20, "total_tokens": prompt + 20}} if usage else {}
     return orjson.dumps(
         {"id": "chatcmpl-1", "object": "chat.completion", "created": 1, "model": model, "choices": [choice]} | counts
     )
@@ -84,8 +86,11 @@ FAULTS: dict[str, Callable[[Wire, str, bool], None]] = {
 
 
 def metrics(running: int, waiting: int, slots: int) -> bytes:
-    """As vLLM 0.32's /metrics (vllm/v1/metrics/loggers.py, prometheus_client's text form)."""
-    used = running / slots if slots else 0.0
+    """As vLLM 0.32's /metrics (vllm/v1/metrics/loggers.py, prometheus_client's text form).
+
+    The slots stand for max_num_seqs, so the KV cache is half empty when all of them run.
+    """
+    used = 0.5 * running / slots if slots else 0.0
     samples = (
         ("num_requests_running", "Number of requests in model execution batches.", "", running),
         ("num_requests_waiting", "Number of requests waiting to be processed.", "", waiting),

@@ -54,6 +54,7 @@ class Requested:
     connection: Connection
     text: str
     close: bool
+    media: int = 0
     timer: asyncio.TimerHandle | None = None
     running: bool = False
 
@@ -168,7 +169,7 @@ class Connection(asyncio.Protocol):
             return self.transport.abort()
         if replica.busy_every and state.counts["requests"] % replica.busy_every == 0:
             return self.fail(503, "overloaded", close)
-        asked = Requested(self, text, close)
+        asked = Requested(self, text, close, 0 if isinstance(content, str) else len(content) - 1)
         self.current = asked
         _enter(state, asked)
         return None
@@ -187,7 +188,10 @@ class Connection(asyncio.Protocol):
             return FAULTS[fault[1]](self, asked.text, asked.close)
         self.state.counts["answered"] += 1
         replica = self.state.replica
-        return self.send(completion(asked.text, model=replica.model, length=replica.completion_chars), asked.close)
+        return self.send(
+            completion(asked.text, model=replica.model, length=replica.completion_chars, media=asked.media),
+            asked.close,
+        )
 
     def fail(self, status: int, message: str, close: bool, headers: str = "") -> None:
         self.send(orjson.dumps({"error": {"message": message, "code": status}}), close, status, headers=headers)

@@ -31,7 +31,7 @@ from umer1_core.annotation.ledger import LIVE_FILE, Ledger, LedgerCollector, wri
 from umer1_core.annotation.plan import ParentAnnotations
 from umer1_core.annotation.preflight import examine
 from umer1_core.annotation.roster import Roster
-from umer1_core.annotation.shard_run import ShardRun, wanted
+from umer1_core.annotation.shard_run import ShardRun, Wanted, wanted
 from umer1_core.errors import Umer1Error
 from umer1_core.pairs import Side
 from umer1_core.store import ShardEntry, Store
@@ -66,8 +66,12 @@ def annotate_shard(
         # Another process may have finished it while this one waited for the journal.
         if (finished := store.entry("annotations", shard, fingerprint)) is None:
             sides = store.read_shard("sides", shard).to_pylist()
-            reused, rounds = parent.for_sides({side["side_key"] for side in sides}) if parent else ({}, {})
-            todo = wanted(sides, annotation.samples, journal.settled | reused.keys())
+            taken, rounds = parent.for_sides({side["side_key"] for side in sides}) if parent else ({}, {})
+            asked = wanted(sides, annotation.samples)
+            # What this version has asked for itself is its own, also where it may be had elsewhere by now.
+            own = journal.settled | journal.asked.keys()
+            reused = {key: taken[key] for key in asked if key in taken and key not in own}
+            todo = [one for key, one in asked.items() if key not in journal.settled and key not in reused]
             requests = 0
             if todo:
                 with open_engine(annotation, endpoints, journal_folder / LIVE_FILE, patience_s) as engine:
@@ -100,9 +104,7 @@ class Engine:
         self._thread.start()
         self._ready.result()
 
-    def finish(
-        self, annotator: str, journal: Journal, rounds: dict[str, int], todo: Sequence[tuple[dict[str, Any], int]]
-    ) -> int:
+    def finish(self, annotator: str, journal: Journal, rounds: dict[str, int], todo: Sequence[Wanted]) -> int:
         """Ask for the sides of a shard; the number of requests sent. Raises what ended the shard or the fleet."""
         return asyncio.run_coroutine_threadsafe(self._finish(annotator, journal, rounds, todo), self._loop).result()
 
@@ -142,9 +144,7 @@ class Engine:
             finally:
                 await roster.close()
 
-    async def _finish(
-        self, annotator: str, journal: Journal, rounds: dict[str, int], todo: Sequence[tuple[dict[str, Any], int]]
-    ) -> int:
+    async def _finish(self, annotator: str, journal: Journal, rounds: dict[str, int], todo: Sequence[Wanted]) -> int:
         run = ShardRun(self.annotation, annotator, self.fleet, journal, self.ledger, rounds)
         self._runs.add(run)
         try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from schemas.recipe import Annotation
@@ -23,6 +23,8 @@ from umer1_core.annotation.order import media_key, send_order
 from umer1_core.annotation.replica import Lane, Replica, blames_row
 from umer1_core.errors import BadInput, BadOutput, ServerFailed, ServerLost, StorageError, Transient, Umer1Error
 from umer1_core.pairs import side_from_record
+
+Wanted = tuple[dict[str, Any], int]  # a side and the number of its sample
 
 _GROUP_SECONDS = 0.25
 _BACKOFF_SECONDS, _BACKOFF_LIMIT = 0.5, 30.0
@@ -52,9 +54,9 @@ class ShardRun:
         self.requests = self.open = 0
         self._done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    async def finish(self, wanted: Iterable[tuple[dict[str, Any], int]]) -> int:
+    async def finish(self, todo: Iterable[Wanted]) -> int:
         """Ask for every (side, sample); the number of requests sent. Raises what ended the fleet or the journal."""
-        works = [SideWork(self, side, sample) for side, sample in wanted]
+        works = [SideWork(self, side, sample) for side, sample in todo]
         self.open = len(works)
         committer = asyncio.create_task(self._commit_in_groups())
         try:
@@ -263,16 +265,13 @@ class SideWork:
         return self._row(Reply("", "error", 0, 0), seconds, reason, error)
 
 
-def wanted(
-    sides: list[dict[str, Any]], samples: int, settled: set[Key] | frozenset[Key]
-) -> list[tuple[dict[str, Any], int]]:
-    """The (side, sample) still to be asked for, in the order of sending. A side has no more samples than uses."""
-    return [
-        (side, sample)
+def wanted(sides: Sequence[dict[str, Any]], samples: int) -> dict[Key, Wanted]:
+    """Every (side, sample) of a shard in the order of sending. A side has no more samples than uses."""
+    return {
+        (side["side_key"], sample): (side, sample)
         for side in send_order(sides)
         for sample in range(min(samples, max(1, side["uses"])))
-        if (side["side_key"], sample) not in settled
-    ]
+    }
 
 
 def _backoff(attempt: int) -> float:

@@ -156,7 +156,12 @@ def _card(
     pair: dict[str, Any], samples: dict[str, list[dict[str, Any]]], choices: dict[tuple[str, str], int], status: str
 ) -> PairCard:
     sides = tuple(
-        _side(role, side_from_record(pair[role]), samples[pair[f"{role}_key"]], choices.get((pair["pair_id"], role)))
+        _side(
+            role,
+            side_from_record(pair[role]),
+            samples.get(pair[f"{role}_key"], []),
+            choices.get((pair["pair_id"], role)),
+        )
         for role in ("query", "target")
     )
     reasons = tuple(dict.fromkeys(reason for side in sides for reason in side.reasons))

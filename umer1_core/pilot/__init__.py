@@ -1,0 +1,1 @@
+"""A few rows of every source through the first rooms, and what the whole recipe would cost. Above the stages."""

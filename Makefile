@@ -3,6 +3,8 @@ PYTHON ?= python3.11
 comma := ,
 VENV := .venv
 BIN := $(VENV)/bin
+# What benchmarks compare with: packages that must not mix with ours.
+PEERS := .venv-peers
 GPU := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev/null 2>&1 && echo yes)
 # The CPU build of vLLM exists for Linux on x86-64; elsewhere transformers serves the annotator.
 SERVE := $(if $(GPU),serve,$(if $(filter Linux-x86_64,$(shell uname -s)-$(shell uname -m)),serve-cpu))
@@ -32,7 +34,7 @@ lint: install   ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy umer1_core schemas tasks flows
 
-bench: install  ## Benchmarks; NAME=annotation for one group
+bench: install $(PEERS)/installed  ## Benchmarks; NAME=annotation for one group
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench $(NAME)
 
 teacher: install  ## Train the miniature's teacher anew
@@ -48,5 +50,10 @@ $(VENV)/installed: pyproject.toml deploy/constraints.txt
 	$(if $(GPU),,$(BIN)/python -m pip uninstall --quiet --yes torchaudio torchcodec)
 	touch $@
 
-clean:          ## Remove the environment and what runs have made
-	rm -rf $(VENV) runs build *.egg-info
+$(PEERS)/installed: tests/bench/peers/requirements.txt
+	test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet --requirement $<
+	touch $@
+
+clean:          ## Remove the environments and what runs have made
+	rm -rf $(VENV) $(PEERS) runs build *.egg-info

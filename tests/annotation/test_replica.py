@@ -52,10 +52,17 @@ def test_requests_that_wait_in_the_server_are_taken_back_but_for_a_few():
     assert 64 < pace.limit <= 64 + 16 and not pace.ramping
 
 
-def test_a_full_cache_or_a_preemption_lowers_the_pace_below_what_runs():
-    full = steer(Pace(100, False), 100, load(90, waiting=3, kv=0.97), load(90), CEILING)
+def test_as_many_may_wait_as_are_answered_before_the_next_look():
+    fast = steer(Pace(200), 200, load(64, waiting=136), load(64), CEILING, latency_s=2.0)
+    slow = steer(Pace(200), 200, load(64, waiting=136), load(64), CEILING, latency_s=60.0)
+    assert fast.limit == 64 + 32 and slow.limit == 64 + 8
+
+
+def test_a_preemption_lowers_the_pace_below_what_runs_and_a_full_cache_stops_its_growth():
     preempted = steer(Pace(100, False), 100, load(90, preemptions=5), load(90, preemptions=4), CEILING)
-    assert full.limit == preempted.limit == 81
+    full = steer(Pace(100, False), 100, load(100, kv=0.97), load(100), CEILING)
+    assert preempted.limit == 81 and full.limit == 100
+    assert steer(Pace(100, False), 100, load(100, kv=0.9), load(100), CEILING).limit > 100
 
 
 def test_a_server_that_is_not_asked_for_all_it_may_have_is_left_as_it_is():

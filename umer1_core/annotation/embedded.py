@@ -152,7 +152,8 @@ def _command(backend: Backend, annotation: Annotation, port: int, media_root: st
         # A prompt that is prefilled in chunks rewinds its request's random generator, which the CPU's cannot:
         # the engine dies of it ("CPU Generator does not use offset").
         budget = str(max(embedded.max_model_len, 8192))
-        command += ["--enforce-eager", "--no-enable-chunked-prefill", "--max-num-batched-tokens", budget]
+        command += ["--enforce-eager", "--no-enable-chunked-prefill", "--disable-chunked-mm-input"]
+        command += ["--max-num-batched-tokens", budget]
     return command + embedded.arguments
 
 

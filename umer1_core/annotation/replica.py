@@ -48,19 +48,22 @@ def first_pace(ceiling: int) -> Pace:
     return Pace(min(ceiling, _FIRST_LIMIT))
 
 
-def steer(pace: Pace, in_flight: int, load: Load | None, before: Load | None, ceiling: int) -> Pace:
-    """The next pace. A few requests always wait in the server, so that a place that falls free is taken at once."""
+def steer(
+    pace: Pace, in_flight: int, load: Load | None, before: Load | None, ceiling: int, latency_s: float = 0.0
+) -> Pace:
+    """The next pace. Some requests always wait in the server, so that a place that falls free is taken at once."""
     if load is None:
         return _grown(pace, pace.limit + 1, ceiling)
-    spare = max(4, load.running // 8)
-    preempted = before is not None and load.preemptions > before.preemptions
-    if preempted or (load.kv_usage >= _KV_FULL and load.waiting > 0):
+    if before is not None and load.preemptions > before.preemptions:
         return Pace(max(1, int(0.9 * min(pace.limit, load.running))), False)
+    # As many as are answered until it is looked at again, an eighth of what runs, or a few.
+    answered = min(load.running, int(load.running / latency_s)) if latency_s else 0
+    spare = max(4, load.running // 8, answered)
     if load.waiting > spare:
         return Pace(max(1, min(pace.limit, in_flight - (load.waiting - spare))), False)
     # What is neither running nor waiting is being preprocessed: more requests would only lengthen that queue.
     unseen = in_flight - load.running - load.waiting
-    if in_flight < 0.9 * pace.limit or unseen > max(_FIRST_LIMIT, load.running):
+    if in_flight < 0.9 * pace.limit or unseen > max(_FIRST_LIMIT, load.running) or load.kv_usage >= _KV_FULL:
         return pace
     return _grown(pace, pace.limit + max(1, pace.limit // 8), ceiling)
 

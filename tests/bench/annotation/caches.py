@@ -11,10 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import orjson
 import pyarrow as pa
 from PIL import Image, ImageDraw
 
-from schemas.recipe import Annotation
+from schemas.recipe import Annotation, Ladder
 from schemas.tables import PAIRS
 from tests.bench.annotation import runs
 from tests.bench.line import Line
@@ -25,7 +26,7 @@ from umer1_core.recipes import miniature_recipe
 from umer1_core.sampling.sides import index_sides
 from umer1_core.store import Store
 
-_PICTURES, _SIDES_A_PICTURE, _EDGE, _ROUNDS = 24, 4, 448, 3
+_PICTURES, _SIDES_A_PICTURE, _EDGE, _ROUNDS = 24, 4, 448, 2
 # Subsets of MMEB-train whose targets are class names: pairs drawn (at most 50,000) and classes.
 _CLASSES = {
     "ImageNet_1K": (50_000, 1_000),
@@ -42,7 +43,10 @@ def lines() -> Iterator[Line]:
         yield Line("annotation: generations, MMEB's class names", asked, uses, "sides", "one a use", 0.6, False)
         recipe = miniature_recipe().annotation
         completion = recipe.completion.model_copy(update={"max_tokens": 24})
-        same = {"completion": completion, "concurrency": 32, "ladder": recipe.ladder.model_copy(update={"attempts": 1})}
+        # As many tokens a picture as half a megapixel has with GLM-4.1V; the teacher itself is content with 12.
+        size = orjson.dumps({"size": {"shortest_edge": 2_048, "longest_edge": 2 * _EDGE**2}}).decode()
+        large = recipe.embedded.model_copy(update={"arguments": ["--mm-processor-kwargs", size]})
+        same = {"embedded": large, "completion": completion, "concurrency": 32, "ladder": Ladder(attempts=1)}
         annotation = recipe.model_copy(update=same)
         with embedded_annotator(annotation, Path(folder) / "vllm.log") as endpoints:
             together, mixed = _compare(Path(folder), annotation.model_copy(update={"endpoints": endpoints}))

@@ -43,7 +43,7 @@ def test_a_start_ramps_up_to_the_ceiling_and_no_further():
     while pace.ramping:
         limits.append(pace.limit)
         pace = steer(pace, pace.limit, load(pace.limit), load(0), CEILING)
-    assert limits[0] < CEILING / 4 and pace.limit == CEILING
+    assert limits[0] < CEILING / 2 and pace.limit == CEILING
     assert steer(pace, CEILING, load(CEILING), load(CEILING), CEILING).limit == CEILING
 
 

@@ -19,7 +19,7 @@ from umer1_core.errors import BadOutput, Busy, ServerFailed, ServerLost, Transie
 Lane = Literal["clip", "other"]
 LANES: tuple[Lane, ...] = ("clip", "other")
 
-_FIRST_LIMIT = 64  # a burst of thousands at the start overruns accept queues and preprocessing
+_FIRST_LIMIT = 128  # a burst of thousands at the start overruns accept queues and preprocessing
 _KV_FULL = 0.95
 _ILL_AFTER = 3  # failures in a row, over whatever requests
 _LATENCY_WEIGHT = 0.1

@@ -146,11 +146,13 @@ class SideWork:
         return f"{self.side['side_key']} ({self.side['source']})"
 
     async def body(self, replica: Replica) -> bytes:
+        if self.side["media"]:
+            # Encoding reads files; a thread keeps the loop free for the answers of the others.
+            body = await asyncio.get_running_loop().run_in_executor(None, self._body, replica.by_reference)
+        else:
+            body = self._body(False)
         self.run.requests += 1
-        if not self.side["media"]:
-            return self._body(False)
-        # Encoding reads files; a thread keeps the loop free for the answers of the others.
-        return await asyncio.get_running_loop().run_in_executor(None, self._body, replica.by_reference)
+        return body
 
     def _body(self, by_reference: bool) -> bytes:
         return chat_body(

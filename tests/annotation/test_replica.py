@@ -53,8 +53,8 @@ def test_requests_that_wait_in_the_server_are_taken_back_but_for_a_few():
 
 
 def test_as_many_may_wait_as_are_answered_before_the_next_look():
-    fast = steer(Pace(200), 200, load(64, waiting=136), load(64), CEILING, latency_s=2.0)
-    slow = steer(Pace(200), 200, load(64, waiting=136), load(64), CEILING, latency_s=60.0)
+    fast = steer(Pace(200), 200, load(64, waiting=136), load(64), CEILING, rate=32.0)
+    slow = steer(Pace(200), 200, load(64, waiting=136), load(64), CEILING, rate=1.0)
     assert fast.limit == 64 + 32 and slow.limit == 64 + 8
 
 
@@ -126,3 +126,31 @@ def test_clips_have_a_lane_of_their_own():
 def test_only_failures_that_a_row_may_cause_are_held_against_it():
     assert all(blames_row(error("x")) for error in (ServerFailed, ServerLost, BadOutput))
     assert not any(blames_row(error("x")) for error in (Transient, Busy, Unreachable))
+
+
+def test_what_one_more_request_would_wait_follows_from_the_rate_and_not_from_an_early_burst(monkeypatch):
+    """128 at once on 32 places: the last waits 20 s, but of 32 at a time each waits 5 s."""
+    clock = [100.0]
+    monkeypatch.setattr("umer1_core.annotation.replica.time.monotonic", lambda: clock[0])
+    replica = serving()
+    replica.in_flight["other"] = 128
+    for wait in range(1, 101):
+        clock[0] += 5 / 32
+        replica.succeeded(wait * 5 / 32, 10)
+        replica.in_flight["other"] -= 1
+    replica.in_flight["other"], replica.pace = 10, Pace(32)
+    assert replica.latency > 10 and abs(replica.expected - 5.0) < 0.01
+
+
+def test_the_time_a_server_had_nothing_to_do_does_not_slow_it_down(monkeypatch):
+    clock = [100.0]
+    monkeypatch.setattr("umer1_core.annotation.replica.time.monotonic", lambda: clock[0])
+    replica = serving()
+    for pause in (0.0, 600.0):
+        clock[0] += pause
+        replica.in_flight["other"] = 10
+        for _ in range(10):
+            clock[0] += 0.5
+            replica.succeeded(0.5, 10)
+            replica.in_flight["other"] -= 1
+    assert abs(replica.rate - 2.0) < 0.01

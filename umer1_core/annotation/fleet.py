@@ -19,6 +19,7 @@ from umer1_core.annotation.roster import Roster
 from umer1_core.errors import BadInput, Fatal, ServerLost, Transient, Umer1Error, safe_url
 
 _LOOK_AHEAD = 16
+_SURELY = 1.5  # some requests take longer than the mean, and the run ends with the last of them
 
 
 class Work(Protocol):
@@ -115,11 +116,11 @@ class Fleet:
         return None
 
     def _would_drag(self, replica: Replica) -> bool:
-        """Whether the other servers will be done with all that is queued before this one has answered once."""
-        others = self._rate - replica.rate
-        if replica.latency < 2 * self._fastest or others <= 0:
+        """Whether the other servers will be done with all that is queued before this one has surely answered."""
+        others, expected = self._rate - replica.rate, replica.expected
+        if expected < 2 * self._fastest or others <= 0:
             return False
-        return self.queued / others + 1.5 * self._fastest < replica.latency
+        return self.queued / others + self._fastest < _SURELY * expected
 
     async def _run(self, work: Work, replica: Replica) -> None:
         started = time.monotonic()
@@ -165,7 +166,7 @@ class Fleet:
     def _look_around(self) -> None:
         """How fast the servers are together, for `_would_drag`, and what can be given now."""
         serving = self.roster.serving()
-        self._fastest = min((r.latency for r in serving if r.latency), default=0.0)
+        self._fastest = min((r.expected for r in serving if r.gap), default=0.0)
         self._rate = sum(r.rate for r in serving)
         self.dispatch()
 

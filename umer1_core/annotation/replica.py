@@ -22,7 +22,7 @@ LANES: tuple[Lane, ...] = ("clip", "other")
 _FIRST_LIMIT = 128  # a burst of thousands at the start overruns accept queues and preprocessing
 _KV_FULL = 0.95
 _ILL_AFTER = 3  # failures in a row, over whatever requests
-_LATENCY_WEIGHT = 0.1
+_LATENCY_WEIGHT, _GAP_WEIGHT = 0.1, 0.05
 _REST_SECONDS, _REST_LIMIT = 0.25, 15.0
 
 
@@ -48,17 +48,17 @@ def first_pace(ceiling: int) -> Pace:
     return Pace(min(ceiling, _FIRST_LIMIT))
 
 
-def steer(
-    pace: Pace, in_flight: int, load: Load | None, before: Load | None, ceiling: int, latency_s: float = 0.0
-) -> Pace:
-    """The next pace. Some requests always wait in the server, so that a place that falls free is taken at once."""
+def steer(pace: Pace, in_flight: int, load: Load | None, before: Load | None, ceiling: int, rate: float = 0.0) -> Pace:
+    """The next pace. Some requests always wait in the server, so that a place that falls free is taken at once.
+
+    rate: answers a second.
+    """
     if load is None:
         return _grown(pace, pace.limit + 1, ceiling)
     if before is not None and load.preemptions > before.preemptions:
         return Pace(max(1, int(0.9 * min(pace.limit, load.running))), False)
     # As many as are answered until it is looked at again, an eighth of what runs, or a few.
-    answered = min(load.running, int(load.running / latency_s)) if latency_s else 0
-    spare = max(4, load.running // 8, answered)
+    spare = max(4, load.running // 8, min(load.running, int(rate)))
     if load.waiting > spare:
         return Pace(max(1, min(pace.limit, in_flight - (load.waiting - spare))), False)
     # What is neither running nor waiting is being preprocessed: more requests would only lengthen that queue.
@@ -118,6 +118,8 @@ class Replica:
     queues: dict[Lane, deque[object]] = field(default_factory=lambda: {lane: deque() for lane in LANES})
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
     latency: float = 0.0
+    gap: float = 0.0  # between answers, while it has work
+    idle: bool = True
     answered: int = 0
     tokens: int = 0
     failures: int = 0
@@ -131,8 +133,16 @@ class Replica:
 
     @property
     def rate(self) -> float:
-        """Requests a second when all its slots are taken; 0 before its first answer."""
-        return self.pace.limit / self.latency if self.latency else 0.0
+        """Answers a second while it has work; 0 before there were two."""
+        return 1 / self.gap if self.gap else 0.0
+
+    @property
+    def expected(self) -> float:
+        """Seconds until one more request would be answered, by Little's law for a server that has its full load.
+
+        With less it would not be faster, only emptier. 0 while nothing is known of it.
+        """
+        return max(self.busy_with + 1, self.pace.limit) * self.gap
 
     def has_room(self, lane: Lane) -> bool:
         if self.state is not State.SERVING or self.busy_with >= self.pace.limit or time.monotonic() < self.rests_until:
@@ -145,8 +155,12 @@ class Replica:
         self.pace, self.load = first_pace(self.ceiling), None
 
     def succeeded(self, seconds: float, tokens: int) -> None:
+        now = time.monotonic()
         self.latency += (seconds - self.latency) * (_LATENCY_WEIGHT if self.latency else 1.0)
-        self.failures, self.last_answer = 0, time.monotonic()
+        if not self.idle:
+            self.gap += (now - self.last_answer - self.gap) * (_GAP_WEIGHT if self.gap else 1.0)
+        self.idle = self.busy_with <= 1  # the gap to the next answer would count the time it had nothing to do
+        self.failures, self.last_answer = 0, now
         self.answered += 1
         self.tokens += tokens
 

@@ -212,9 +212,7 @@ class Roster:
             return False
         before, replica.load = replica.load, parse_load(page)
         if replica.load is not None and replica.state is State.SERVING:
-            replica.pace = steer(
-                replica.pace, replica.busy_with, replica.load, before, replica.ceiling, replica.latency
-            )
+            replica.pace = steer(replica.pace, replica.busy_with, replica.load, before, replica.ceiling, replica.rate)
         self.on_room()
         return True
 

@@ -9,7 +9,7 @@ from tests.bench.annotation import runs
 from tests.bench.line import Line
 from umer1_core.pairs import Side
 
-_SLOTS, _LATENCY_S, _SLOWER, _ROWS = 32, 0.5, 10, 20_000
+_SLOTS, _LATENCY_S, _SLOWER, _ROWS = 32, 0.5, 10, 24_000
 
 
 def lines() -> Iterator[Line]:

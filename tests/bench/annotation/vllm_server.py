@@ -14,7 +14,7 @@ from pathlib import Path
 import aiohttp
 import uvloop
 
-from schemas.recipe import Annotation
+from schemas.recipe import Annotation, LoopStop
 from tests.bench.annotation import runs
 from tests.bench.line import Line
 from umer1_core.annotation.annotator import chat_body, request_seed
@@ -37,7 +37,10 @@ def lines() -> Iterator[Line]:
         same = {"ladder": recipe.ladder.model_copy(update={"attempts": 1}), "media": "inline", "concurrency": 512}
         annotation = recipe.model_copy(update=same)
         with embedded_annotator(annotation, Path(folder) / "vllm.log") as endpoints:
-            ours, eager = _compare(folder, sides, annotation.model_copy(update={"endpoints": endpoints}))
+            annotation = annotation.model_copy(update={"endpoints": endpoints})
+            ours, eager = _compare(folder, sides, annotation)
+            stopped, plain = (_tokens(folder, sides, annotation, stop) for stop in (LoopStop(), None))
+    yield Line("annotation: tokens, loops ended by vLLM", stopped, plain, "tokens", "loops left alone", 0.95, False)
     yield Line("annotation: real vLLM, rows/s", ours, eager, "rows/s", "all sent at once, nothing kept", 0.97, True)
 
 
@@ -55,6 +58,14 @@ def _compare(folder: str, sides: list[Side], annotation: Annotation) -> tuple[fl
                 eager.append(_eager(bodies, annotation))
                 ours.append(runs.ours(store, annotation).rate)
     return statistics.median(ours), statistics.median(eager)
+
+
+def _tokens(folder: str, sides: list[Side], annotation: Annotation, stop: LoopStop | None) -> float:
+    """Generated for all sides."""
+    with tempfile.TemporaryDirectory(dir=folder) as root:
+        store = runs.write_sides(root, sides)
+        runs.ours(store, annotation.model_copy(update={"stop_loops": stop}))
+        return float(sum(entry.metrics["completion_tokens"] for entry in store.entries("annotations")))
 
 
 def _body(side: Side, annotation: Annotation) -> bytes:

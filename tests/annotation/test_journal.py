@@ -1,12 +1,13 @@
 """What a journal holds survives a crash at any byte, and comes back as the tables it stands for."""
 
-import pytest
+import os
+import threading
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas.tables import ANNOTATIONS, ATTEMPTS
 from umer1_core.annotation.journal import Journal, count_records, open_journal
-from umer1_core.errors import StorageError
 
 EMPTY = {"string": "", "int32": 0, "int64": 0, "float": 0.0}
 
@@ -84,15 +85,25 @@ def test_settled_sides_are_counted_once_whatever_their_samples_and_texts(tmp_pat
     assert count_records(path) == 2 and count_records(tmp_path / "none.jsonl") == 0
 
 
-def test_a_journal_that_cannot_be_written_says_so_and_takes_no_more(tmp_path):
-    path = tmp_path / "s.jsonl"
-    path.touch()
-    with open(path, "rb") as read_only:
-        journal = Journal.__new__(Journal)  # a handle that refuses every write, as a full disk does
-        journal.path, journal._file = path, read_only
-        journal.settled, journal.asked, journal._pending, journal._failure = set(), {}, [], None
+def test_a_commit_waits_for_one_that_another_thread_has_begun(tmp_path, monkeypatch):
+    begun, go_on, synced = threading.Event(), threading.Event(), os.fsync
+
+    def slow_fsync(handle: int) -> None:
+        begun.set()
+        go_on.wait(5)
+        synced(handle)
+
+    with open_journal(tmp_path / "s.jsonl", "a", print) as journal:
         journal.append(attempt(1), row(1))
-        with pytest.raises(StorageError, match=r"s\.jsonl"):
-            journal.commit()
-        with pytest.raises(StorageError, match="finished rows are kept"):
-            journal.append(attempt(2), row(2))
+        monkeypatch.setattr(os, "fsync", slow_fsync)
+        first = threading.Thread(target=journal.commit)
+        first.start()
+        begun.wait(5)
+        second = threading.Thread(target=journal.commit)
+        second.start()
+        second.join(0.2)
+        assert second.is_alive()  # nothing is left for it to write, but what was taken is not durable yet
+        go_on.set()
+        first.join()
+        second.join()
+        assert journal.tables()[1].num_rows == 1

@@ -32,7 +32,7 @@ from umer1_core.annotation.plan import ParentAnnotations
 from umer1_core.annotation.preflight import examine
 from umer1_core.annotation.roster import Roster
 from umer1_core.annotation.shard_run import ShardRun, Wanted, wanted
-from umer1_core.errors import Umer1Error
+from umer1_core.errors import StorageError, Umer1Error
 from umer1_core.pairs import Side
 from umer1_core.store import ShardEntry, Store
 
@@ -77,7 +77,7 @@ def annotate_shard(
                 with open_engine(annotation, endpoints, journal_folder / LIVE_FILE, patience_s) as engine:
                     requests = engine.finish(annotator, journal, rounds, todo)
             attempts, answered = journal.tables()
-            rows = _in_order(sides, answered, reused)
+            rows = _in_order(asked, sides, answered, reused)
             store.write_shard("attempts", shard, attempts, fingerprint)
             finished = store.write_shard(
                 "annotations", shard, rows, fingerprint, **_metrics(rows, requests, len(reused))
@@ -206,13 +206,21 @@ def open_engine(
                 engine.stop()
 
 
-def _in_order(sides: list[dict[str, Any]], answered: pa.Table, reused: Mapping[Key, dict[str, Any]]) -> pa.Table:
-    """The shard's annotations in the order of its sides, then samples; every key once."""
+def _in_order(
+    asked: Mapping[Key, Wanted], sides: list[dict[str, Any]], answered: pa.Table, reused: Mapping[Key, dict[str, Any]]
+) -> pa.Table:
+    """The shard's annotations in the order of its sides, then samples; every key once. Raises StorageError if not."""
     rows = pa.concat_tables([answered, pa.Table.from_pylist(list(reused.values()), schema=ANNOTATIONS)])
-    place = {side["side_key"]: position for position, side in enumerate(sides)}
     keys = zip(rows["side_key"].to_pylist(), rows["sample"].to_pylist(), strict=True)
-    found = {(place[side_key], sample): index for index, (side_key, sample) in enumerate(keys)}
-    return rows.take(pa.array([found[key] for key in sorted(found)], pa.int64()))
+    found = {key: index for index, key in enumerate(keys)}
+    if missing := asked.keys() - found.keys():
+        raise StorageError(
+            f"{len(missing)} answers are not in the journal, of side {min(missing)[0]} among others: it was changed.",
+            "Run the same command: they are asked for again.",
+        )
+    place = {side["side_key"]: position for position, side in enumerate(sides)}
+    order = sorted(asked, key=lambda key: (place[key[0]], key[1]))
+    return rows.take(pa.array([found[key] for key in order], pa.int64()))
 
 
 def _metrics(rows: pa.Table, requests: int, reused: int) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -43,6 +44,7 @@ class Journal:
         self.asked: dict[Key, tuple[int, int]] = {}
         self._pending: list[bytes] = []
         self._failure: OSError | None = None
+        self._committing = threading.Lock()
         os.ftruncate(file.fileno(), self._recover(annotator))
 
     def append(self, attempt: dict[str, Any], row: dict[str, Any] | None) -> None:
@@ -54,17 +56,21 @@ class Journal:
         self._pending.append(orjson.dumps({"attempt": attempt, "row": row}, option=orjson.OPT_APPEND_NEWLINE))
 
     def commit(self) -> None:
-        """Write and fsync what was appended since the last commit. Raises StorageError."""
-        group, self._pending = self._pending, []
-        if not group:
-            return
-        try:
-            self._file.write(b"".join(group))
-            self._file.flush()
-            os.fsync(self._file.fileno())
-        except OSError as error:
-            self._failure = error
-            raise self._storage_error(error) from error
+        """Write and fsync what was appended since the last commit. Raises StorageError.
+
+        Returns only when a commit that another thread had begun is through as well.
+        """
+        with self._committing:
+            group, self._pending = self._pending, []
+            if not group:
+                return
+            try:
+                self._file.write(b"".join(group))
+                self._file.flush()
+                os.fsync(self._file.fileno())
+            except OSError as error:
+                self._failure = error
+                raise self._storage_error(error) from error
 
     def tables(self) -> tuple[pa.Table, pa.Table]:
         """Everything recorded, as (attempts, annotations) in the order of the answers.

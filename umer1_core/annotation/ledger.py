@@ -35,12 +35,14 @@ class Ledger:
         self.requests: Counter[tuple[str, str]] = Counter()
         self.prompt_tokens: Counter[tuple[str, str]] = Counter()
         self.completion_tokens: Counter[tuple[str, str]] = Counter()
+        self.settled = 0
         self.seconds: deque[float] = deque(maxlen=2_000)
         self.last_answer = time.monotonic()
         self._marks: dict[str, deque[tuple[float, int, int]]] = defaultdict(lambda: deque(maxlen=_WINDOW))
 
-    def add(self, attempt: dict[str, Any]) -> None:
-        """attempt: a row of the table `attempts`."""
+    def add(self, attempt: dict[str, Any], settled: bool) -> None:
+        """attempt: a row of the table `attempts`; settled: it was the last that its side needs."""
+        self.settled += settled
         key = (attempt["source"], attempt["outcome"])
         self.requests[key] += 1
         self.prompt_tokens[key] += attempt["prompt_tokens"]
@@ -72,16 +74,13 @@ class Ledger:
             "pid": os.getpid(),
             "in_flight": sum(r["in_flight"] for r in replicas),
             "queued": fleet.queued,
-            "rows_per_s": self._rate("", self._settled(), 0)[0],
+            "rows_per_s": self._rate("", self.settled, 0)[0],
             "tokens_per_s": sum(r["tokens_per_s"] for r in replicas),
             "outcomes": _by_outcome(self.requests),
             "completion_tokens": _by_outcome(self.completion_tokens),
             "replicas": replicas,
             "stalled": stalled,
         }
-
-    def _settled(self) -> int:
-        return sum(n for (_, outcome), n in self.requests.items() if outcome in ("ok", "bad_input"))
 
     def _replica(self, replica: Replica) -> dict[str, Any]:
         requests, tokens = self._rate(replica.base_url, replica.answered, replica.tokens)

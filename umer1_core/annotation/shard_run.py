@@ -88,7 +88,7 @@ class ShardRun:
         except StorageError as error:
             self.fail(error)
             return
-        self.ledger.add(attempt)
+        self.ledger.add(attempt, row is not None)
         if row is not None:
             self.open -= 1
             if self.open == 0:

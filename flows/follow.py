@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from typing import cast
 from uuid import UUID
 
+import httpx
 from rich.console import Console
 from rich.markup import escape
 
@@ -178,6 +179,13 @@ def main() -> int:
             )
     except Umer1Error as error:
         console.print(f"[red]Error:[/] {escape(str(error.message))}\n{escape(error.remedy)}", highlight=False)
+        return 1
+    except httpx.TransportError as error:
+        console.print(
+            f"[red]Error:[/] The Prefect server no longer answers ({escape(str(error))}); its log is in {HOME}.\n"
+            "The same command goes on where this run stopped.",
+            highlight=False,
+        )
         return 1
     except KeyboardInterrupt:
         console.print("Stopped. The same command goes on where this run stopped.")

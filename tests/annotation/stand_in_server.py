@@ -39,6 +39,7 @@ class Replica:
     loading_s: float = 0.0  # 503 for so long
     model: str = MODEL
     max_model_len: int = 32768
+    no_files: bool = False
     busy_every: int = 0  # each so many requests, one 503
     refuse_word: str = ""  # 400 for texts that hold it
     drop_word: str = ""  # the connection closes on texts that hold it
@@ -169,6 +170,8 @@ class Connection(asyncio.Protocol):
             return self.transport.abort()
         if replica.busy_every and state.counts["requests"] % replica.busy_every == 0:
             return self.fail(503, "overloaded", close)
+        if replica.no_files and b'"url":"file://' in body:
+            return self.fail(400, "Cannot load local files without `--allowed-local-media-path`.", close)
         asked = Requested(self, text, close, 0 if isinstance(content, str) else len(content) - 1)
         self.current = asked
         _enter(state, asked)

@@ -28,32 +28,45 @@ def by_replica(record) -> Counter[int]:
     return Counter(replica for _, replica, text in record if text.startswith("side"))
 
 
-def test_equal_media_go_to_one_server_and_the_load_stays_even(tmp_path):
-    # Text sides with made-up media would need files; what is routed is the media's hash.
-    store = text_sides(tmp_path, TEXTS)
+def with_pictures(folder: Path) -> Store:
+    """The sides of TEXTS with a picture each, eight in a row with the same one."""
+    store = text_sides(folder, TEXTS)
     rows = store.read_shard("sides", "00000").to_pylist()
     for i, row in enumerate(rows):
-        picture = tmp_path / f"{i // 8}.png"
+        picture = folder / f"{i // 8}.png"
         picture.write_bytes(b"\x89PNG\r\n\x1a\n")
         media = {"kind": "image", "uri": str(picture), "member": "", "frames": [], "content_hash": f"picture {i // 8}"}
         row["media"] = [media | {"size": 8, "width": 8, "height": 8}]
     store.write_shard("sides", "00000", rows)
-    with replicas(*[StandInReplica(latency=0.02)] * 3) as server:
-        annotate(store, server.endpoints, concurrency=8)
-        record = server.record()
+    return store
+
+
+def share_at_home(record) -> float:
+    """Of the sides, those that went where most with the same picture went."""
     places = defaultdict(Counter)
     for _, replica, text in record:
         places[int(text.removeprefix("side ")) // 8][replica] += 1
-    at_home = sum(max(counts.values()) for counts in places.values())
-    assert at_home / len(TEXTS) > 0.75 and min(by_replica(record).values()) > 40
+    return sum(max(counts.values()) for counts in places.values()) / len(TEXTS)
+
+
+def test_equal_media_go_to_one_server_and_the_load_stays_even(tmp_path):
+    store = with_pictures(tmp_path)
     with replicas(*[StandInReplica(latency=0.02)] * 3) as server:
-        (tmp_path / "annotations" / "00000.parquet").unlink()
+        annotate(store, server.endpoints, concurrency=8)
+        assert share_at_home(server.record()) > 0.75 and min(by_replica(server.record()).values()) > 40
+    (tmp_path / "annotations" / "00000.parquet").unlink()
+    with replicas(*[StandInReplica(latency=0.02)] * 3) as server:
         annotate(store, server.endpoints, concurrency=8, affinity=False)
-        places = defaultdict(Counter)
-        for _, replica, text in server.record():
-            places[int(text.removeprefix("side ")) // 8][replica] += 1
-    # Without affinity the same sides are spread: the figure above is no accident of the order.
-    assert sum(max(counts.values()) for counts in places.values()) / len(TEXTS) < 0.7
+        # Without affinity the same sides are spread: the figure above is no accident of the order.
+        assert share_at_home(server.record()) < 0.7
+
+
+def test_a_file_that_the_server_may_not_read_travels_as_its_bytes(tmp_path):
+    store = with_pictures(tmp_path)
+    with replicas(StandInReplica(no_files=True)) as server:
+        entry = annotate(store, server.endpoints, media="reference")
+        asked = Counter(text for _, _, text in server.record())
+    assert entry.metrics["errors"] == 0 and set(asked.values()) == {2}
 
 
 def test_a_server_is_never_given_more_than_the_recipe_allows(tmp_path):

@@ -112,20 +112,6 @@ class ShardRun:
 class SideWork:
     """A completion wanted of a side (umer1_core.annotation.fleet.Work)."""
 
-    __slots__ = (
-        "affinity",
-        "attempts",
-        "avoid",
-        "blamed",
-        "first_failure",
-        "key",
-        "lane",
-        "run",
-        "rungs",
-        "side",
-        "times",
-    )
-
     def __init__(self, run: ShardRun, side: dict[str, Any], sample: int) -> None:
         self.run, self.side = run, side
         self.key: Key = (side["side_key"], sample)
@@ -136,6 +122,7 @@ class SideWork:
         self.blamed: set[str] = set()
         self.times = 0
         self.first_failure = 0.0
+        self.inline = False  # its files were refused by reference
 
     @property
     def wanted(self) -> bool:
@@ -148,7 +135,8 @@ class SideWork:
     async def body(self, replica: Replica) -> bytes:
         if self.side["media"]:
             # Encoding reads files; a thread keeps the loop free for the answers of the others.
-            body = await asyncio.get_running_loop().run_in_executor(None, self._body, replica.by_reference)
+            by_reference = replica.by_reference and not self.inline
+            body = await asyncio.get_running_loop().run_in_executor(None, self._body, by_reference)
         else:
             body = self._body(False)
         self.run.requests += 1
@@ -170,8 +158,7 @@ class SideWork:
         if isinstance(outcome, Reply):
             self._answered(replica, outcome, seconds)
         elif isinstance(outcome, BadInput):
-            attempt = self._attempt("bad_input", replica, seconds, error=str(outcome))
-            self.run.record(attempt, self._dead_letter(outcome.reason, outcome.detail, seconds))
+            self._refused(replica, outcome, seconds)
         else:
             assert isinstance(outcome, Transient)
             self._failed(replica, outcome, seconds)
@@ -181,9 +168,20 @@ class SideWork:
         last = outcome == ladder.OK or self.rungs + 1 >= self.run.annotation.ladder.attempts
         attempt = self._attempt(outcome, replica, seconds, reply, keep_text=not last)
         self.rungs += 1
+        self.first_failure = 0.0
         self.run.record(attempt, self._row(reply, seconds) if last else None)
         if not last:
             self.run.fleet.submit_later(self, 0.0)
+
+    def _refused(self, replica: Replica, error: BadInput, seconds: float) -> None:
+        if replica.by_reference and self.side["media"] and not self.inline:
+            # The server may only not be allowed this file: its bytes decide.
+            self.inline = True
+            self.run.record(self._attempt("transient", replica, seconds, error=str(error)), None)
+            self.run.fleet.submit_later(self, 0.0)
+            return
+        attempt = self._attempt("bad_input", replica, seconds, error=str(error))
+        self.run.record(attempt, self._dead_letter(error.reason, error.detail, seconds))
 
     def _failed(self, replica: Replica, error: Transient, seconds: float) -> None:
         now = time.monotonic()

@@ -1,5 +1,6 @@
 """Work goes where there is room, stays where its media are, and follows the servers as they come and go."""
 
+import asyncio
 import threading
 import time
 from collections import Counter, defaultdict
@@ -13,6 +14,9 @@ from tests.annotation.stand_in import replicas, stand_in
 from tests.annotation.stand_in_server import Replica as StandInReplica
 from umer1_core.annotation.endpoints import read_endpoints
 from umer1_core.annotation.engine import annotate_shard, open_engine
+from umer1_core.annotation.fleet import Fleet
+from umer1_core.annotation.replica import Replica
+from umer1_core.annotation.roster import Roster
 from umer1_core.errors import Fatal, RecipeError
 from umer1_core.store import Store
 
@@ -150,3 +154,39 @@ def test_the_live_file_tells_rates_servers_and_outcomes(tmp_path):
     live = orjson.loads((tmp_path / "journal" / "live.json").read_bytes())
     assert live["outcomes"] == {"malformed": 1, "ok": len(TEXTS) + 1} and live["in_flight"] == 0
     assert live["replicas"][0]["replica"] == f"{address}/v1" and live["replicas"][0]["answered"] == len(TEXTS) + 2
+
+
+class Waiting:
+    """Work that is never answered."""
+
+    lane, affinity, name, wanted = "other", "", "a side", True
+
+    def __init__(self, avoid: set[str]) -> None:
+        self.avoid = avoid
+
+    async def body(self, replica) -> bytes:
+        await asyncio.Event().wait()
+        return b""
+
+
+@pytest.mark.parametrize(
+    ("avoid", "takes"), [({"http://fast/v1"}, "slow"), (set(), "fast"), ({"http://slow/v1"}, "fast")]
+)
+def test_work_that_only_a_slow_server_may_take_does_not_wait_for_ever(avoid, takes):
+    async def busy() -> dict[str, int]:
+        annotation = settings("http://unused")
+        roster = Roster(annotation, None, None, b"", print)
+        fleet = Fleet(None, roster)
+        for name, gap in (("fast", 0.001), ("slow", 1.0)):
+            replica = Replica(f"http://{name}/v1", 8, 8)
+            replica.serve(False)
+            replica.gap = gap
+            roster.replicas[replica.base_url] = replica
+        fleet.submit(Waiting(avoid))
+        roster.on_room()
+        await asyncio.sleep(0)
+        taken = {name: roster.replicas[f"http://{name}/v1"].busy_with for name in ("fast", "slow")}
+        await roster.close()
+        return taken
+
+    assert asyncio.run(busy()) == {"fast": 0, "slow": 0} | {takes: 1}

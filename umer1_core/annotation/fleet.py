@@ -95,21 +95,27 @@ class Fleet:
 
     def _next(self, replica: Replica, lane: Lane) -> Work | None:
         """Its own work first, then everybody's, then that of the server with the most left."""
-        if self.queued == 0 or self._would_drag(replica):
+        if self.queued == 0:
             return None
-        work = self._take(replica.queues[lane], replica) or self._take(self._common[lane], replica)
+        drags = self._would_drag(replica)
+        work = self._take(replica.queues[lane], replica, drags) or self._take(self._common[lane], replica, drags)
         if work is None:
-            work = self._take(max((r.queues[lane] for r in self.roster.replicas.values()), key=len), replica)
+            longest = max((r.queues[lane] for r in self.roster.replicas.values()), key=len)
+            work = self._take(longest, replica, drags)
         return work
 
-    def _take(self, queue: deque[Any], replica: Replica) -> Work | None:
-        """The first work that this server has not failed on, unless nobody else is there to take it."""
+    def _take(self, queue: deque[Any], replica: Replica, drags: bool) -> Work | None:
+        """The first work that this server has not failed on; one that drags takes only what nobody else may.
+
+        Where no server is left that has not failed on it, any may take it: nothing may wait for ever.
+        """
         while queue and not queue[0].wanted:
             queue.popleft()
             self.queued -= 1
         for place in range(min(len(queue), _LOOK_AHEAD)):
             work: Work = queue[place]
-            if replica.base_url not in work.avoid or not self.elsewhere(work.avoid):
+            others = self.elsewhere(work.avoid | {replica.base_url}) if drags or work.avoid else False
+            if not (others and (drags or replica.base_url in work.avoid)):
                 del queue[place]
                 self.queued -= 1
                 return work

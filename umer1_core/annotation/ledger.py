@@ -53,13 +53,15 @@ class Ledger:
 
     def stalled(self, fleet: Fleet) -> list[str]:
         """The longest waited-for requests, when nothing has been answered for far longer than answers take."""
-        if not fleet.sent:
+        if not fleet.sent and not fleet.queued:
             self.last_answer = time.monotonic()
             return []
         usual = statistics.quantiles(self.seconds, n=100)[-1] if len(self.seconds) > 1 else 0.0
         quiet = time.monotonic() - self.last_answer
         if quiet < max(_STALL_SECONDS, _STALL_FACTOR * usual):
             return []
+        if not fleet.sent:
+            return [f"a server for {fleet.queued:,} sides"]
         oldest = sorted(fleet.sent.items(), key=lambda item: item[1][1])[:_NAMED]
         return [
             f"{work.name} at {safe_url(replica.base_url)} for {time.monotonic() - started:.0f} s"

@@ -14,7 +14,7 @@ from tests.annotation.stand_in import read_stats, stand_in
 from umer1_core.annotation.engine import annotate_shard
 from umer1_core.annotation.journal import count_records
 from umer1_core.errors import Fatal
-from umer1_core.store import Store
+from umer1_core.store import ShardEntry, Store
 
 TEXTS = [f"side number {i}" for i in range(120)]
 
@@ -23,6 +23,13 @@ def annotate(store: Store, address: str, **changes: object):
     return annotate_shard(
         store, "00000", settings(address, **changes), [f"{address}/v1"], Path(store.path) / "journal", "f"
     )
+
+
+def only_dead_letter(store: Store, entry: ShardEntry) -> dict:
+    rows = store.read_shard("annotations", "00000").to_pylist()
+    failed = [row for row in rows if row["finish_reason"] == "error"]
+    assert entry.metrics["errors"] == len(failed) == 1
+    return failed[0]
 
 
 def test_every_side_gets_its_own_completion_once(tmp_path):
@@ -57,18 +64,16 @@ def test_a_refused_side_is_recorded_with_its_reason_and_the_rest_goes_on(tmp_pat
     store = text_sides(tmp_path, [*TEXTS[:20], "poison"])
     with stand_in(refuse_word="poison") as address:
         entry = annotate(store, address)
-    errors = [row for row in store.read_shard("annotations", "00000").to_pylist() if row["finish_reason"] == "error"]
-    assert entry.metrics["errors"] == len(errors) == 1
-    assert errors[0]["reason"] == "request_refused" and "cannot read this input" in errors[0]["error"]
+    letter = only_dead_letter(store, entry)
+    assert letter["reason"] == "request_refused" and "cannot read this input" in letter["error"]
 
 
 def test_a_side_in_flight_at_every_death_of_the_server_is_given_up(tmp_path):
     store = text_sides(tmp_path, [*TEXTS[:20], "deadly"])
     with stand_in(drop_word="deadly") as address:
         entry = annotate(store, address)
-    errors = [row for row in store.read_shard("annotations", "00000").to_pylist() if row["finish_reason"] == "error"]
-    assert entry.metrics["errors"] == len(errors) == 1
-    assert errors[0]["reason"] == "server_lost" and errors[0]["attempts"] == 3
+    letter = only_dead_letter(store, entry)
+    assert letter["reason"] == "server_lost" and letter["attempts"] == 3
 
 
 def test_an_unreachable_endpoint_names_itself_and_the_remedy_but_not_its_key(tmp_path, monkeypatch):
@@ -99,7 +104,7 @@ import sys
 from pathlib import Path
 from tests.annotation.sides import settings
 from umer1_core.annotation.engine import annotate_shard
-from umer1_core.store import Store
+from umer1_core.store import ShardEntry, Store
 root, address = sys.argv[1:]
 annotate_shard(Store(root), "00000", settings(address, concurrency=8), [address + "/v1"], Path(root) / "journal", "f")
 """

@@ -19,6 +19,7 @@ from rich.console import Console
 
 from umer1_core.compat import PARENT_VARIABLE, end_with_parent
 from umer1_core.errors import StorageError
+from umer1_core.validation.reports import ADDRESS_VARIABLE, serve_reports
 from umer1_core.versions import exclusive
 
 DEFAULT_PORT = 4200
@@ -104,7 +105,9 @@ def main() -> int:
                 "Deployments: build-cold-start/default, reannotate/nightly, train/default. Stop with Ctrl-C.\n"
                 f"From another terminal{_hint(port)}: prefect deployment run build-cold-start/default"
             )
-            serve_deployments()
+            with serve_reports(port + 1) as reports:
+                os.environ[ADDRESS_VARIABLE] = reports  # artifacts link to it
+                serve_deployments()
     except StorageError as error:
         if "Another run" in error.message:
             console.print(f"umer1 is already up: http://127.0.0.1:{port}")

@@ -41,6 +41,10 @@ class LlavaHoundSource(Section):
         "video_retrieval",
         "qa",
     ]
+    caption_lines: Literal["keep", "drop", "caption"] = Field(
+        default="keep",
+        description="The 15k captions in the file of questions. keep: as questions, as UME-R1; caption: as captions",
+    )
     frames: int = Field(default=8, ge=1, le=64, description="Frames per clip")
     limit: int = Field(default=300_000, ge=1, description="Pairs drawn per builder")
 
@@ -61,7 +65,82 @@ class VisragSource(Section):
     limit: int = Field(default=1_000_000, ge=1)
 
 
-Source = Annotated[MmebSource | LlavaHoundSource | VidoreSource | VisragSource, Field(discriminator="kind")]
+class OwnSource(Section):
+    """Your own pairs: JSON lines, Parquet or CSV, media as paths beside the file (README, "Your own data")."""
+
+    kind: Literal["own"] = "own"
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Its pairs are called own/<name>")
+    files: list[str] = Field(min_length=1, description="Files or patterns: *.jsonl, *.parquet, *.csv")
+    root: str = Field(default="", description="What media paths are relative to; empty: each file's own folder")
+    modality: Literal["auto", "image", "video", "visdoc"] = Field(
+        default="auto", description="auto: video where a side has a clip, otherwise image"
+    )
+    query_instruction: str = Field(default="", description="Stands before every query's text")
+    target_instruction: str = Field(default="", description="Stands before every target's text")
+    frames: int = Field(default=8, ge=1, le=64, description="Frames per clip")
+    limit: int = Field(default=1_000_000_000, ge=1)
+
+
+class Columns(Section):
+    """Which column of a data set is which part of a pair; a dot names a field of a struct."""
+
+    id: str = ""
+    query_text: str = ""
+    query_image: str = ""
+    query_video: str = ""
+    target_text: str = ""
+    target_image: str = ""
+    target_video: str = ""
+    negative_text: str = ""
+    negative_image: str = ""
+
+
+class DatasetSource(Section):
+    """Any data set that `datasets` reads: a hub name or a local folder, with its columns mapped."""
+
+    kind: Literal["dataset"] = "dataset"
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Its pairs are called dataset/<name>")
+    path: str = Field(description="What `datasets.load_dataset` is given: a hub name or a folder")
+    config: str = ""
+    split: str = "train"
+    revision: str = ""
+    columns: Columns
+    root: str = Field(default="", description="What media paths in its cells are relative to")
+    modality: Literal["auto", "image", "video", "visdoc"] = "auto"
+    query_instruction: str = ""
+    target_instruction: str = ""
+    frames: int = Field(default=8, ge=1, le=64)
+    limit: int = Field(default=1_000_000_000, ge=1)
+
+
+class ReleasedSource(Section):
+    """Released data in the authors' JSON: UME-sft-train, UME-rl-train, RIME-SFT, RIME-RL; a list or lines."""
+
+    kind: Literal["released"] = "released"
+    files: list[str] = Field(min_length=1, description="Files or patterns: *.json, *.jsonl")
+    root: str = Field(description="What their media paths are relative to")
+    responses: bool = Field(default=True, description="Take over the reasoning in the file instead of asking for it")
+    limit: int = Field(default=1_000_000_000, ge=1, description="Pairs drawn of each file")
+
+
+Source = Annotated[
+    MmebSource | LlavaHoundSource | VidoreSource | VisragSource | OwnSource | DatasetSource | ReleasedSource,
+    Field(discriminator="kind"),
+]
+
+
+class MediaRules(Section):
+    """What a picture must be. What is done to it is recorded in its `notes`; the stored bytes are never changed."""
+
+    verify: Literal["header", "decode"] = Field(
+        default="header", description="header: and the end of the file; decode: every pixel, about 25 times slower"
+    )
+    max_pixels: int = Field(
+        default=2_359_296, ge=784, description="Larger pictures are shown to models at this size (section 4.1)"
+    )
+    max_aspect: float = Field(
+        default=200.0, gt=1, le=200, description="Longer ones are rejected, as the models' processors do beyond 200"
+    )
 
 
 class MiniatureWorld(Section):
@@ -154,22 +233,61 @@ class Annotation(Section):
         return value
 
 
-class Filters(Section):
-    """UME-R1 section 2. Scores are stored, so other thresholds need no new generation."""
+# What the preset `strict` adds to the paper's filters; with any preset, what is flagged though it is kept. A stray word
+# has two characters or more; the paper's own summaries have at most 80 and copy nothing of the prompt.
+STRICT_FILTERS: dict[str, Any] = {
+    "max_burst_chars": 1,
+    "max_summary_chars": 256,
+    "max_prompt_copy": 0.1,
+    "drop_commentary": True,
+}
 
+
+class Filters(Section):
+    """UME-R1 section 2. Scores are stored, so other thresholds need no new generation.
+
+    Beyond the paper's three, a threshold of 0 drops nothing: what `strict` would drop is recorded as a flag.
+    """
+
+    preset: Literal["paper", "strict"] = Field(
+        default="paper", description="paper: its three filters; strict: also those below, where they are not set"
+    )
     tokenizer: str = Field(default="", description="Counts reasoning tokens; empty: the annotator's own")
     max_reasoning_tokens: int = Field(default=8_192, ge=1)
-    repeat_min_count: float = Field(default=4, gt=1, description="Contiguous copies of a span that make a loop")
-    repeat_min_tokens: int = Field(default=24, ge=2, description="Tokens the copies must cover together")
+    # 4 and 20 were weighed on loops of real language models: tests/filtering/data/README.md.
+    repeat_min_count: float = Field(default=4, ge=2, description="Contiguous copies of a span that make a loop")
+    repeat_min_tokens: int = Field(default=20, ge=16, description="Tokens the copies must cover together")
+    max_burst_chars: int = Field(default=0, ge=0, description="Longest run of a script that the input does not have")
+    max_summary_chars: int = Field(default=0, ge=0, description="Longest summary")
+    max_prompt_copy: float = Field(default=0, ge=0, le=1, description="Share of the reasoning copied from the prompt")
+    drop_commentary: bool = Field(default=False, description="Drop summaries that a commentary followed")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_from_preset(cls, given: Any) -> Any:
+        # Filled in here and not where they are used: the manifest shows what was dropped for.
+        return STRICT_FILTERS | given if isinstance(given, dict) and given.get("preset") == "strict" else given
 
 
 class Publishing(Section):
     shard_rows: int = Field(default=20_000, ge=1)
     rl_pairs: int = Field(default=11_136, ge=0)
+    rl_block: int = Field(default=32, ge=1, description="The RL set comes in blocks of so many pairs of one source")
     rl_image_sources: list[str] = Field(
         default=["mmeb/OK-VQA", "mmeb/ChartQA", "mmeb/CIRR", "mmeb/A-OKVQA", "mmeb/Visual7W"],
         description="Image sources the RL set may draw from (appendix D); empty: all",
     )
+    rl_ranks: str = Field(default="", description="Parquet with `pair_id` and `rank`: where a model finds each target")
+    rl_rank_band: tuple[int, int] = Field(
+        default=(1, 1_000_000), description="With rl_ranks: the ranks (1 is best) the RL set may have"
+    )
+
+    @field_validator("rl_rank_band")
+    @classmethod
+    def _low_to_high(cls, band: tuple[int, int]) -> tuple[int, int]:
+        if not 1 <= band[0] <= band[1]:
+            raise ValueError("give the best rank, 1 or more, and then the worst")
+        return band
 
 
 class Validation(Section):
@@ -178,6 +296,22 @@ class Validation(Section):
     max_error_fraction: float = Field(default=0.05, ge=0, le=1, description="Of the annotations, those that failed")
     min_pairs: int = Field(default=1, ge=0, description="Rows in cold_start")
     sample_rows: int = Field(default=10_000, ge=1)
+    max_leaked_fraction: float = Field(
+        default=0.0, ge=0, le=1, description="Of the pairs, those whose image or clip also stands in `evaluation`"
+    )
+    max_kept_drift: float = Field(
+        default=0.2, ge=0, le=1, description="How far a source's kept share may move from the parent version's"
+    )
+    max_repeated_fraction: float = Field(
+        default=0.1, ge=0, le=1, description="Of a source's pairs, those whose sides both repeat another pair's"
+    )
+    min_rl_balance: float = Field(
+        default=0.5, ge=0, le=1, description="Of a modality's equal part of the RL set, what it has at least"
+    )
+    max_chars: int = Field(default=200_000, ge=1, description="Longest prompt or response")
+    published_rates: bool = Field(
+        default=False, description="Hold kept shares by source against the published ones, within 15 points"
+    )
 
 
 class Training(Section):
@@ -219,6 +353,7 @@ class Recipe(Section):
     seed: int = 0
     miniature: MiniatureWorld | None = None
     sources: list[Source] = Field(min_length=1)
+    media: MediaRules = MediaRules()
     annotation: Annotation
     filters: Filters = Filters()
     publishing: Publishing = Publishing()

@@ -9,21 +9,30 @@ from typing import Any
 
 import pyarrow as pa
 
-SCHEMA_VERSION = "2"
+SCHEMA_VERSION = "3"
 
 # What a column stands for in the shards of an earlier schema version, which lack it: readers fill it in.
-ADDED: dict[str, dict[str, Any]] = {"annotations": {"sample": 0, "reason": ""}, "verdicts": {"sample": 0}}
+ADDED: dict[str, dict[str, Any]] = {
+    "annotations": {"sample": 0, "reason": ""},
+    "verdicts": {"sample": 0},
+    "pairs": {"row": ""},
+    "rl": {"row": "", "block": 0},
+}
 
+# `offset`: where an image's bytes start in its container, so that they are read without its index; -1: by `member`.
+# `notes`: what is done to a picture before a model sees it, and what was remarkable about it (umer1_core.media).
 MEDIA = pa.struct(
     [
         ("kind", pa.string()),
         ("uri", pa.string()),
         ("member", pa.string()),
+        ("offset", pa.int64()),
         ("frames", pa.list_(pa.string())),
         ("content_hash", pa.string()),
         ("size", pa.int64()),
         ("width", pa.int32()),
         ("height", pa.int32()),
+        ("notes", pa.list_(pa.string())),
     ]
 )
 SIDE = pa.struct([("text", pa.string()), ("media", pa.list_(MEDIA))])
@@ -33,10 +42,12 @@ def _schema(fields: list[tuple[str, pa.DataType]]) -> pa.Schema:
     return pa.schema(fields, metadata={"umer1.schema_version": SCHEMA_VERSION})
 
 
+# `row` is where the pair stood when it was read, as `original-00000-of-00001.parquet#17`.
 PAIRS = _schema(
     [
         ("pair_id", pa.string()),
         ("source", pa.string()),
+        ("row", pa.string()),
         ("modality", pa.string()),
         ("query_key", pa.string()),
         ("target_key", pa.string()),
@@ -110,7 +121,11 @@ ATTEMPTS = _schema(
     ]
 )
 
-# All reasons and scores of a side's sample, and the parts the parser found, so that publishing only joins.
+# All reasons and scores of a side's sample, and the parts the parser found, so that publishing only joins. `flags` are
+# reasons that the recipe does not drop for; `form` are the parser's, whatever the thresholds. `repeat_profile` and
+# `repeat_periods`: tokens and period of the longest run with at least so many copies, for each of
+# umer1_core.loops.COUNTS; `repeat_period`, `repeat_count` and `repeat_tokens`: the one with the recipe's count. Zeros
+# where there is none. With the scores, other thresholds need neither a generation nor a tokenizer.
 VERDICTS = _schema(
     [
         ("side_key", pa.string()),
@@ -118,19 +133,39 @@ VERDICTS = _schema(
         ("source", pa.string()),
         ("kept", pa.bool_()),
         ("reasons", pa.list_(pa.string())),
+        ("flags", pa.list_(pa.string())),
+        ("form", pa.list_(pa.string())),
         ("reasoning", pa.string()),
         ("summary", pa.string()),
         ("reasoning_tokens", pa.int32()),
         ("repeat_period", pa.int32()),
         ("repeat_count", pa.float32()),
         ("repeat_tokens", pa.int32()),
+        ("repeat_profile", pa.list_(pa.int32())),
+        ("repeat_periods", pa.list_(pa.int32())),
+        ("burst_chars", pa.int32()),
+        ("commentary_chars", pa.int32()),
+        ("prompt_copy", pa.float32()),
+        ("summary_chars", pa.int32()),
         ("completion_tokens", pa.int32()),
         ("uses", pa.int32()),
     ]
 )
 
 # Trainer-ready: `query_prompt`/`target_prompt` are the user turns' text (media stand before it), `*_response` the
-# assistant turns. `query_key`/`target_key` tell equal sides, which are no negatives of each other.
+# assistant turns. `query_key`/`target_key` tell equal sides, which are no negatives of each other. `flags` are those of
+# both verdicts, as `target:commentary`. `provenance`: where the row stood, and whose answers these are.
+PROVENANCE = pa.struct(
+    [
+        ("row", pa.string()),
+        ("query_annotator", pa.string()),
+        ("query_sample", pa.int32()),
+        ("query_round", pa.int32()),
+        ("target_annotator", pa.string()),
+        ("target_sample", pa.int32()),
+        ("target_round", pa.int32()),
+    ]
+)
 COLD_START = _schema(
     [
         ("pair_id", pa.string()),
@@ -145,16 +180,21 @@ COLD_START = _schema(
         ("target_media", pa.list_(MEDIA)),
         ("target_response", pa.string()),
         ("negatives", pa.list_(SIDE)),
+        ("flags", pa.list_(pa.string())),
+        ("provenance", PROVENANCE),
     ]
 )
 
-# Pairs for reinforcement learning. `origin`: `rejected` by the filters, or also in `cold_start`.
+# Pairs for reinforcement learning, in blocks of one source each. `origin`: `rejected` by the filters, or also in
+# `cold_start`.
 RL = _schema(
     [
         ("pair_id", pa.string()),
         ("source", pa.string()),
         ("modality", pa.string()),
         ("origin", pa.string()),
+        ("block", pa.int32()),
+        ("row", pa.string()),
         ("query_key", pa.string()),
         ("target_key", pa.string()),
         ("query_prompt", pa.string()),

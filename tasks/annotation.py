@@ -11,6 +11,7 @@ from tasks.common import TASK_OPTIONS
 from tasks.filtering import filter_tokenizer
 from umer1_core.annotation.annotator import annotator_fingerprint
 from umer1_core.annotation.engine import annotate_shard, open_engine
+from umer1_core.annotation.inheritance import inherit_shards
 from umer1_core.annotation.ledger import LIVE_FILE
 from umer1_core.annotation.plan import ParentAnnotations, open_parent, pending_shards
 from umer1_core.annotation.preflight import probe_sides
@@ -22,10 +23,14 @@ from umer1_core.versions import Version, local_folder, parents_of
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The sides shards that still have to be annotated, and the fingerprint of each."""
+    """The sides shards that still have to be annotated, and the fingerprint of each.
+
+    asks: whether a server is needed for them; not where every answer is taken over.
+    """
 
     shards: dict[str, str]
     annotator: str
+    asks: bool
 
 
 @task(name="plan annotation", **TASK_OPTIONS)
@@ -37,9 +42,18 @@ def plan(recipe: Recipe, version: Version) -> Plan:
     samples, sides = recipe.annotation.samples, version.store.entries("sides")
     depends = (annotator, samples, version.number, version.mode, version.reason)
     fingerprints = {entry.shard: fingerprint(entry.checksum, *depends) for entry in sides}
-    pending = pending_shards(version.store, fingerprints)
-    get_run_logger().info("%d of %d shards are annotated already.", len(sides) - len(pending), len(sides))
-    return Plan({shard: fingerprints[shard] for shard in pending}, annotator)
+    missing = {shard: fingerprints[shard] for shard in pending_shards(version.store, fingerprints)}
+    pending = inherit_shards(version.store, missing, annotator, samples, version.mode == "reannotate", version.reason)
+    get_run_logger().info(
+        "%d of %d shards are annotated already, %d of these in the version before.",
+        len(sides) - len(pending),
+        len(sides),
+        len(missing) - len(pending),
+    )
+    parent = _parent(recipe, version, annotator) if pending else None
+    columns = ["side_key", "uses"]
+    asks = any(not (parent and parent.covers(version.store.read_shard("sides", s, columns), samples)) for s in pending)
+    return Plan({shard: missing[shard] for shard in pending}, annotator, asks)
 
 
 @contextmanager
@@ -48,7 +62,7 @@ def annotator(recipe: Recipe, version: Version, todo: Plan) -> Iterator[Servers 
 
     Raises Fatal when one of them is the wrong server for the recipe, before any side is sent.
     """
-    if not todo.shards:
+    if not todo.asks:
         yield None
         return
     logger = get_run_logger()
@@ -66,16 +80,16 @@ def annotator(recipe: Recipe, version: Version, todo: Plan) -> Iterator[Servers 
 
 
 @task(name="annotate", task_run_name="annotate shard {shard}", **TASK_OPTIONS)
-def annotate(shard: str, recipe: Recipe, version: Version, servers: Servers, todo: Plan) -> str:
+def annotate(shard: str, recipe: Recipe, version: Version, servers: Servers | None, todo: Plan) -> str:
     entry = annotate_shard(
         version.store,
         shard,
-        servers.annotation,
-        servers.endpoints,
+        servers.annotation if servers else recipe.annotation,
+        servers.endpoints if servers else [],
         local_folder(version.store, "journal"),
         todo.shards[shard],
         _parent(recipe, version, todo.annotator),
-        servers.patience_s,
+        servers.patience_s if servers else 0.0,
     )
     get_run_logger().info("shard %s: %d annotations, %s", shard, entry.rows, entry.metrics)
     return shard

@@ -22,7 +22,11 @@ def publish_tables(recipe: Recipe, version: Version) -> str:
     manifest = publish(version, recipe, annotator_fingerprint(recipe.annotation))
     write_card(version.store, recipe, manifest)
     get_run_logger().info("data set %s; %s", manifest["data_hash"], _tokens(manifest))
+    shared = {table: count for table, count in manifest["shared_shards"].items() if count}
+    if shared:
+        get_run_logger().info("shards shared with %s: %s", manifest["parent"], shared)
     create_markdown_artifact(key="funnel", description=_headline(manifest["funnel"]), markdown=_funnel(manifest))
+    create_markdown_artifact(key="rl", description=_rl_headline(manifest), markdown=_rl_table(manifest))
     return str(manifest["data_hash"])
 
 
@@ -58,6 +62,37 @@ def _funnel(manifest: dict) -> str:
         reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(row["dropped"].items()))
         lines.append(f"| {row['source']} | {' | '.join(f'{count:,}' for count in counts)} | {reasons} |")
     return "\n".join([*lines, "", _tokens(manifest)])
+
+
+def _rl_headline(manifest: dict) -> str:
+    taken = sum(row["taken"] for row in manifest["rl_table"])
+    outside = sum(row["taken_outside_sft"] for row in manifest["rl_table"])
+    return f"{taken:,} RL pairs in blocks of {manifest['rl_block']}, {outside:,} outside the cold start"
+
+
+def _rl_table(manifest: dict) -> str:
+    """What was asked of each source and what it gave, with all columns that say something."""
+    columns = [
+        "asked",
+        "available",
+        "outside_sft",
+        "taken",
+        "taken_outside_sft",
+        "short_of",
+        "unranked",
+        "outside_band",
+    ]
+    shown = [name for name in columns if name in columns[:6] or any(row[name] for row in manifest["rl_table"])]
+    lines = [
+        f"# {manifest['name']} v{manifest['version']}: {_rl_headline(manifest)}",
+        "",
+        f"| modality | data set | source | {' | '.join(name.replace('_', ' ') for name in shown)} |",
+        f"|---|---|---|{'---:|' * len(shown)}",
+    ]
+    for row in manifest["rl_table"]:
+        counts = " | ".join(f"{row[name]:,}" for name in shown)
+        lines.append(f"| {row['modality']} | {row['dataset']} | {row['source']} | {counts} |")
+    return "\n".join(lines)
 
 
 def _tokens(manifest: dict) -> str:

@@ -3,6 +3,7 @@
 from prefect import get_run_logger, task
 
 from schemas.recipe import Recipe
+from schemas.tables import SCHEMA_VERSION
 from tasks.common import TASK_OPTIONS
 from umer1_core.sampling.sample import SourceSpec, index_sides, list_sources, sample_source
 from umer1_core.sampling.sides import SIDES_ORDER
@@ -19,7 +20,8 @@ def find_sources(recipe: Recipe, root: str) -> list[SourceSpec]:
 
 @task(name="sample", task_run_name="sample {spec.name}", **TASK_OPTIONS)
 def sample(spec: SourceSpec, recipe: Recipe, root: str) -> str:
-    entries = sample_source(spec, recipe.seed, Store(root), fingerprint=fingerprint(repr(spec), recipe.seed))
+    made_from = fingerprint(repr(spec), recipe.seed, recipe.media.model_dump(), SCHEMA_VERSION)
+    entries = sample_source(spec, recipe.seed, Store(root), fingerprint=made_from, rules=recipe.media)
     metrics = entries[-1].metrics
     get_run_logger().info(
         "%s: %d rows read, %d pairs, rejected %s", spec.name, metrics["read"], metrics["pairs"], metrics["rejected"]

@@ -43,7 +43,7 @@ def train_student(recipe: Recipe, root: str) -> None:
 def sample_held_out(recipe: Recipe, root: str) -> str:
     """The root of the held-out pairs' own tables."""
     store = Store(f"{root}/held_out")
-    return held_out_pairs.sample_held_out(recipe.evaluation.sources, recipe.seed, store).root
+    return held_out_pairs.sample_held_out(recipe.evaluation.sources, recipe.seed, store, recipe.media).root
 
 
 @task(name="evaluate", **TASK_OPTIONS)

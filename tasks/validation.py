@@ -13,9 +13,12 @@ from prefect.events import emit_event
 from schemas.recipe import Recipe
 from tasks.common import TASK_OPTIONS
 from umer1_core.errors import ValidationFailed
+from umer1_core.sampling.held_out import sample_held_out
 from umer1_core.status import enter_stage
 from umer1_core.store import Store
-from umer1_core.validation.validate import validate
+from umer1_core.validation.reports import report_link
+from umer1_core.validation.summary import headline, to_markdown
+from umer1_core.validation.validate import parent_of, validate
 from umer1_core.versions import is_held
 
 TRAIN = "train/default"
@@ -24,23 +27,34 @@ _START_GRACE = timedelta(seconds=60)  # a run is Running before it holds the loc
 
 @task(name="validate", **TASK_OPTIONS)
 def check(recipe: Recipe, root: str, data_hash: str) -> None:
-    """Raises ValidationFailed with every expectation that failed and its shard."""
+    """Raises ValidationFailed with every expectation that failed and its shard.
+
+    The held-out pairs are sampled before, so that no model is trained on what it is evaluated with.
+    """
     store = Store(root)
     enter_stage(store, "validation")
-    outcome = validate(store, recipe.validation, data_hash)
-    lines = [f"- {failure}" for failure in outcome.failures]
-    verdict = "valid" if outcome.success else f"{len(lines)} expectation(s) failed"
+    held_out = _held_out(recipe, root)
+    outcome = validate(store, recipe.validation, data_hash, parent_of(store), held_out)
     create_markdown_artifact(
         key="validation",
-        description=verdict,
-        markdown="\n".join([f"# {verdict}", f"Data set `{data_hash}`. Data Docs: `{outcome.docs}`", "", *lines]),
+        description=headline(outcome),
+        markdown=to_markdown(outcome, data_hash, report_link(store, "validation/index.html")),
     )
     if not outcome.success:
+        lines = "\n".join(f"- {failure}" for failure in outcome.failures)
         raise ValidationFailed(
-            f"The data set {root} is not valid:\n" + "\n".join(lines),
-            f"Nothing is trained. See {outcome.docs}; mend the shards or the thresholds under `validation`.",
+            f"The data set {root} is not valid:\n{lines}",
+            f"Nothing is trained. See {outcome.docs}; mend the shards or the thresholds under `validation`, "
+            f"then: umer1 validate {root}",
         )
-    get_run_logger().info("The data set %s is valid.", data_hash)
+    get_run_logger().info("The data set %s is valid: %d expectations hold.", data_hash, outcome.expectations)
+
+
+def _held_out(recipe: Recipe, root: str) -> Store | None:
+    """The tables of the evaluation's pairs; finished ones are left as they are, and evaluation uses them again."""
+    if not recipe.evaluation.sources:
+        return None
+    return sample_held_out(recipe.evaluation.sources, recipe.seed, Store(f"{root}/held_out"))
 
 
 @task(

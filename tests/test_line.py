@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from schemas.recipe import Annotation, Filters
+from schemas.recipe import Annotation, Filters, Publishing
 from tests.annotation.stand_in import read_stats, stand_in
 from umer1_core.annotation.annotator import annotator_fingerprint
 from umer1_core.annotation.engine import annotate_shard
@@ -14,9 +14,10 @@ from umer1_core.filtering import filter_shard
 from umer1_core.pairs import Pair, Side, pair_id, pair_record
 from umer1_core.publishing.funnel import check_totals, funnel
 from umer1_core.publishing.ledger import ledger
-from umer1_core.publishing.tables import publish_cold_start, publish_rl
+from umer1_core.publishing.rl import publish_rl
+from umer1_core.publishing.tables import publish_cold_start
 from umer1_core.store import Store
-from umer1_core.validation.metrics import identities
+from umer1_core.validation.totals import identities
 
 SOURCE = "own/x"
 PROBLEMS = ["cut once fault:cut*1", "shapeless once fault:malformed*1", "loops once fault:repetition*1"]
@@ -56,7 +57,7 @@ def make(root: Path, address: str, parent: ParentAnnotations | None = None, samp
     words.pre_tokenizer = pre_tokenizers.Whitespace()
     filter_shard(store, "00000", Filters(repeat_min_count=1_000), words)
     publish_cold_start(store, 10)
-    publish_rl(store, 100, [], 0, 100)
+    publish_rl(store, Publishing(rl_pairs=100, rl_image_sources=[]), 0)
     return store
 
 

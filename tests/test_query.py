@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from schemas.tables import ADDED, TABLES
-from umer1_core.query import connect, rows, scan
+from umer1_core.query import connect, rows, scan, scatter
 from umer1_core.store import Store
 
 
@@ -57,3 +57,42 @@ def test_a_table_without_shards_is_an_empty_view(tmp_path: Path) -> None:
     with connect() as connection:
         scan(connection, Store(str(tmp_path)), "attempts", ["outcome"])
         assert rows(connection, "SELECT outcome FROM attempts") == []
+
+
+def test_columns_that_no_shard_has_are_null(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    store.write_shard("verdicts", "00000", [{"side_key": "a", "kept": True, "flags": ["x"]}])
+    pq.write_table(store.read_shard("verdicts", "00000").drop_columns(["flags"]), store.at("verdicts/00000.parquet"))
+    with connect() as connection:
+        scan(connection, store, "verdicts", ["side_key", "flags"])
+        assert rows(connection, "SELECT side_key, len(flags) AS n FROM verdicts") == [{"side_key": "a", "n": None}]
+
+
+def test_two_stores_can_be_read_side_by_side(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        Store(str(tmp_path / name)).write_shard("rejections", "00000", [{"source": name}])
+    with connect() as connection:
+        for name in ("one", "two"):
+            scan(connection, Store(str(tmp_path / name)), "rejections", ["source"], name)
+        assert rows(connection, "SELECT * FROM one UNION ALL FROM two ORDER BY 1") == [
+            {"source": "one"},
+            {"source": "two"},
+        ]
+
+
+def test_a_wide_result_is_read_back_part_by_part_in_order(tmp_path: Path) -> None:
+    columns = "(i * 7) % 3 AS part, i AS position, [{'text': 't' || i}] AS wide"
+    sql = f"SELECT {columns} FROM range(30000) t(i) ORDER BY md5(i::VARCHAR)"
+    with connect() as connection:
+        scattered = scatter(connection, sql, tmp_path / "parts")
+    parts = [scattered.read(part) for part in range(4)]
+    assert [part.num_rows for part in parts] == [10_000, 10_000, 10_000, 0]
+    assert parts[1].column_names == ["position", "wide"] == parts[3].column_names
+    assert parts[1]["position"].to_pylist() == [i for i in range(30_000) if i * 7 % 3 == 1]
+    assert parts[2]["wide"].to_pylist()[0] == [{"text": "t2"}]
+
+
+def test_memory_is_bounded(tmp_path: Path) -> None:
+    with connect(memory="123MiB") as connection:
+        (limit,) = rows(connection, "SELECT current_setting('memory_limit') AS memory")
+    assert limit["memory"].startswith("123")

@@ -72,3 +72,49 @@ def test_the_manifest_keeps_fields_of_earlier_stages(store):
     store.collect_manifest(name="x")
     manifest = store.collect_manifest(data_hash="h")
     assert manifest["name"] == "x" and manifest["tables"]["rejections"][0]["rows"] == 1
+
+
+@pytest.fixture
+def child(store):
+    """The version after `store`'s, which here is called v1."""
+    parent, after = Store(f"{store.root}/v1"), Store(f"{store.root}/v2")
+    parent.write_json("version.json", {"parent": ""})
+    after.write_json("version.json", {"parent": "/where/it/was/made/v1"})
+    return after
+
+
+def test_a_shard_equal_to_the_parents_is_shared_and_outlives_it(child):
+    child.parent.write_shard("rejections", "a", ROWS, "made-from-x")
+    entry = child.write_shard("rejections", "a", ROWS, "made-from-y", count=1)
+    assert (entry.shared_with, entry.fingerprint, entry.metrics) == ("v1", "made-from-y", {"count": 1})
+    if child.local:
+        assert os.path.samefile(child.parent.files("rejections")[0], child.files("rejections")[0])
+    child.fs.rm(child.parent.path, recursive=True)
+    assert Store(child.root).read("rejections").to_pylist() == ROWS
+
+
+def test_a_shard_with_other_content_is_its_own_and_leaves_the_parents_alone(child):
+    child.parent.write_shard("rejections", "a", ROWS)
+    assert child.write_shard("rejections", "a", [*ROWS, *ROWS]).shared_with == ""
+    assert child.parent.read("rejections").num_rows == 1
+
+
+def test_only_a_shard_made_with_the_same_fingerprint_is_inherited(child):
+    child.parent.write_shard("rejections", "a", ROWS, "made-from-x")
+    assert child.inherit("rejections", "a", "made-from-y") is None
+    assert child.inherit("rejections", "a", "made-from-x").shared_with == "v1"
+    assert child.inherit("rejections", "a", "made-from-x") == child.entry("rejections", "a", "made-from-x")
+
+
+def test_a_disk_without_hard_links_gets_a_copy(child, monkeypatch):
+    if not child.local:
+        pytest.skip("object stores copy anyway")
+
+    def refuse(*_: object) -> None:
+        raise OSError(18, "Invalid cross-device link")
+
+    monkeypatch.setattr(os, "link", refuse)
+    child.parent.write_shard("rejections", "a", ROWS, "made-from-x")
+    assert child.inherit("rejections", "a", "made-from-x").shared_with == "v1"
+    assert not os.path.samefile(child.parent.files("rejections")[0], child.files("rejections")[0])
+    assert child.read("rejections").to_pylist() == ROWS

@@ -1,19 +1,21 @@
-"""The strongest contiguous repetition in a sequence, of any period.
+"""Contiguous repetition in sequences of token ids, of any period.
 
-Guarantees: exact for every period, over integer ids. A run of period p is a stretch where each token equals the one p
-before it; it has `tokens / period` copies, not necessarily a whole number. Near-linear in the number of tokens.
+A run of period p is a stretch where each token equals the one p before it; it has `tokens / period` copies, not
+necessarily a whole number, and at least two. Guarantees: exact for every period. Time is near-linear in the tokens, and
+a row without any run costs about as much as reading it. The GIL is not held.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-_BASE = np.uint64(0x9E3779B97F4A7C15)  # odd, so that its powers never vanish
+# The copies for which `profiles` tells the longest run. Runs that cover fewer tokens than FLOOR are not in it.
+COUNTS = (2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
+FLOOR = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,60 +27,37 @@ class Run:
     tokens: int = 0
 
 
+def prepare() -> None:
+    """Load the compiled part now, where a pause does no harm: half a second, or some seconds the first time ever."""
+    strongest_run([0, 0], 2)
+
+
 def strongest_run(ids: Sequence[int] | NDArray[np.integer], min_count: float) -> Run:
     """The run that covers the most tokens among those with `min_count` copies; without any, the one with most copies.
 
     So a run with both `min_count` copies and m tokens exists exactly if the result is one. Equal runs: the shortest
-    period. Runs of fewer than two copies (or than `min_count`, where that is less) count as nothing.
+    period. However few tokens a run covers, it counts; one of fewer than two copies is none.
     """
-    tokens = np.asarray(ids, dtype=np.int32)
-    least, best = min(2.0, min_count), Run()
-    for period in _candidate_periods(tokens, least):
-        equal = tokens[:-period] == tokens[period:]
-        if best.count >= min_count and np.count_nonzero(equal) + period <= best.tokens:
-            continue  # not even all matches together would cover more
-        run = _longest(equal, int(period))
-        if run.count >= least and _strength(run, min_count) > _strength(best, min_count):
-            best = run
-    return best
+    from umer1_core.loop_kernel import most_copies, profile_rows
+
+    flat = np.ascontiguousarray(ids, dtype=np.int32)
+    found = profile_rows(flat, np.array([0, len(flat)]), np.array([max(2.0, min_count)], np.float64), 0)
+    tokens, period = (int(number) for number in found[0, :, 0])
+    if not tokens:
+        period, tokens = most_copies(flat)
+    return Run(period, tokens / period, tokens) if tokens else Run()
 
 
-def _strength(run: Run, min_count: float) -> tuple[bool, float, int]:
-    enough = run.count >= min_count
-    return enough, run.tokens if enough else run.count, -run.period
+def profiles(
+    flat_ids: NDArray[np.integer], offsets: NDArray[np.integer], counts: Sequence[float] = COUNTS
+) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Tokens and period of every row's longest run with at least so many copies; both [rows, counts].
 
-
-def _longest(equal: NDArray[np.bool_], period: int) -> Run:
-    breaks = np.flatnonzero(~equal)
-    if len(breaks) == 0:
-        matches = len(equal)
-    else:
-        matches = max(int(breaks[0]), len(equal) - 1 - int(breaks[-1]), int(np.diff(breaks).max(initial=1)) - 1)
-    return Run(period, (matches + period) / period, matches + period) if matches else Run()
-
-
-def _candidate_periods(tokens: NDArray[np.int32], least: float) -> NDArray[np.int64]:
-    """Every period that has a run of `least` copies, and few others, ascending.
-
-    Such a run matches itself one period on over (least - 1) * period tokens in a row, hence over one whole block of
-    about half that length in a grid of such blocks. There are n log n blocks over all periods; rolling hashes compare
-    each at once. A false match is harmless: every candidate is measured exactly.
+    Row i is `flat_ids[offsets[i] : offsets[i + 1]]`. `counts` ascend from 2. Zeros where no run of so many copies
+    covers FLOOR tokens. Equal runs: the shortest period.
     """
-    size = len(tokens)
-    longest = math.floor(size / least)
-    if longest < 1:
-        return np.empty(0, np.int64)
-    periods = np.arange(1, longest + 1)
-    lengths = (np.ceil((least - 1) * periods).astype(np.int64) + 1) // 2
-    blocks = np.maximum((size - periods) // lengths, 0)
-    period = np.repeat(periods, blocks)
-    length = np.repeat(lengths, blocks)
-    ordinal = np.arange(len(period)) - np.repeat(np.cumsum(blocks) - blocks, blocks)
-    start = ordinal * length
-    powers = np.full(size, _BASE, np.uint64)
-    powers[0] = 1
-    powers = np.cumprod(powers)
-    sums = np.concatenate(([np.uint64(0)], np.cumsum(tokens.astype(np.uint64) * powers)))
-    here = (sums[start + length] - sums[start]) * powers[period]
-    there = sums[start + period + length] - sums[start + period]
-    return np.unique(period[here == there])
+    from umer1_core.loop_kernel import profile_rows
+
+    flat = np.ascontiguousarray(flat_ids, dtype=np.int32)
+    found = profile_rows(flat, np.ascontiguousarray(offsets, np.int64), np.asarray(counts, np.float64), FLOOR)
+    return found[:, 0], found[:, 1]

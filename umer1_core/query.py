@@ -2,17 +2,20 @@
 
 Guarantees: a table is a view over exactly the shards that have an entry; local shards are read by DuckDB itself, other
 stores through Arrow; a table without shards is an empty view; columns that shards of an earlier schema version lack
-have the value they stood for. What does not fit in memory spills to a temporary folder.
+have the value they stood for, or are null. What does not fit in memory spills to a temporary folder (TMPDIR).
 """
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import duckdb
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
@@ -21,14 +24,16 @@ from pyarrow.fs import FSSpecHandler, PyFileSystem
 from schemas.tables import ADDED, TABLES
 from umer1_core.store import Store
 
-_WINDOW_ROWS = 100_000  # read at once of a large result; each window reads the tables once
+_MEMORY = "1GB"  # keys of 3.5 M sides fit; a process that publishes stays under 2 GB with what Arrow holds beside it
+_BATCH_ROWS = 8_192  # wide rows on their way to the files of `scatter`
 
 
 @contextmanager
-def connect(threads: int = 0) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A connection in memory that may spill to disk; `threads` 0 means one per core."""
+def connect(threads: int = 0, memory: str = _MEMORY) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A connection in memory that spills to disk beyond `memory`; `threads` 0 means one per core."""
     with tempfile.TemporaryDirectory(prefix="umer1-sql-") as folder:
-        connection = duckdb.connect(config={"temp_directory": folder, "preserve_insertion_order": "false"})
+        settings: dict[str, Any] = {"temp_directory": folder, "preserve_insertion_order": "false"}
+        connection = duckdb.connect(config=settings | {"memory_limit": memory})
         try:
             if threads:
                 connection.execute(f"SET threads = {int(threads)}")
@@ -37,26 +42,31 @@ def connect(threads: int = 0) -> Iterator[duckdb.DuckDBPyConnection]:
             connection.close()
 
 
-def scan(connection: duckdb.DuckDBPyConnection, store: Store, table: str, columns: Sequence[str] = ()) -> None:
-    """Make `table` (all or some of its columns) readable in `connection` as a view of that name."""
-    names = list(columns) or TABLES[table].names
+def scan(
+    connection: duckdb.DuckDBPyConnection, store: Store, table: str, columns: Sequence[str] = (), name: str = ""
+) -> None:
+    """Make `table` (all or some of its columns) readable in `connection` as a view of that name, or of `name`."""
+    names, view = list(columns) or TABLES[table].names, name or table
     files = store.files(table)
     added = ADDED.get(table, {})
     if files and store.local:
-        shards = connection.read_parquet(files, union_by_name=bool(added))
-        shards.select(*(_local(name, added, shards.columns) for name in names)).create_view(table, replace=True)
+        shards = connection.read_parquet(files, union_by_name=True)
+        empty = connection.from_arrow(TABLES[table].empty_table())
+        types = dict(zip(empty.columns, empty.types, strict=True))
+        chosen = (_local(column, added, shards.columns, types[column]) for column in names)
+        shards.select(*chosen).create_view(view, replace=True)
     elif files:
         filesystem = PyFileSystem(FSSpecHandler(store.fs))
         remote = ds.dataset(files, schema=TABLES[table], format="parquet", filesystem=filesystem)
-        connection.register(table, remote.scanner(columns={name: _remote(name, added) for name in names}))
+        connection.register(view, remote.scanner(columns={column: _remote(column, added) for column in names}))
     else:
-        connection.register(table, TABLES[table].empty_table().select(names))
+        connection.register(view, TABLES[table].empty_table().select(names))
 
 
-def _local(name: str, added: dict[str, Any], present: Sequence[str]) -> duckdb.Expression:
+def _local(name: str, added: dict[str, Any], present: Sequence[str], kind: Any) -> duckdb.Expression:
     column = duckdb.ColumnExpression(name)
     if name not in added:
-        return column
+        return column if name in present else duckdb.ConstantExpression(None).cast(kind).alias(name)
     meant = duckdb.ConstantExpression(added[name])
     return (duckdb.CoalesceOperator(column, meant) if name in present else meant).alias(name)
 
@@ -72,13 +82,44 @@ def rows(connection: duckdb.DuckDBPyConnection, sql: str, parameters: Sequence[A
     return [dict(zip(names, row, strict=True)) for row in result.fetchall()]
 
 
-def chunks(connection: duckdb.DuckDBPyConnection, sql: str, count: int, size: int) -> Iterator[pa.Table]:
-    """`count` wide rows in order, as tables of `size` rows and one shorter last, some shards in memory at a time.
+@dataclass(frozen=True, slots=True)
+class Scattered:
+    """The rows of a wide result, in one file a part."""
 
-    `sql` takes two parameters, the first `position` and the one after the last, and orders by position. Sorting
-    the rows themselves would need them all in memory: DuckDB's sort does not spill wide rows well.
+    folder: Path
+    schema: pa.Schema
+
+    def read(self, part: int) -> pa.Table:
+        """The rows of a part by `position`, without the column `part`."""
+        file = self.folder / f"{part}.arrow"
+        if not file.exists():
+            return self.schema.empty_table()
+        with pa.OSFile(str(file)) as source:
+            rows_of_part = pa.ipc.open_file(source).read_all()
+        return rows_of_part.take(pc.sort_indices(rows_of_part, [("position", "ascending")]))
+
+
+def scatter(connection: duckdb.DuckDBPyConnection, sql: str, folder: Path) -> Scattered:
+    """Write a result that does not fit in memory to a file for each value of its column `part` (counted from 0).
+
+    `sql` gives `part` and `position` beside the wide columns, in any order. It is read once, whatever the parts: the
+    tables need not be read again for each of them. At most some batches of rows are in memory.
     """
-    window = max(_WINDOW_ROWS // size, 1) * size
-    for first in range(0, count, window):
-        part = connection.sql(sql, params=[first, first + window]).to_arrow_table()
-        yield from (part.slice(start, size) for start in range(0, part.num_rows, size))
+    folder.mkdir(parents=True)
+    reader = connection.sql(sql).to_arrow_reader(_BATCH_ROWS)
+    schema = pa.schema([field for field in reader.schema if field.name != "part"])
+    options = pa.ipc.IpcWriteOptions(compression="lz4")
+    writers: dict[int, pa.ipc.RecordBatchFileWriter] = {}
+    with ExitStack() as opened:
+        for batch in reader:
+            parts = batch.column("part").to_numpy()
+            order = np.argsort(parts, kind="stable")
+            sorted_batch, found = batch.select(schema.names).take(pa.array(order)), parts[order]
+            starts = np.flatnonzero(np.r_[True, found[1:] != found[:-1]]) if len(found) else np.empty(0, np.int64)
+            for start, end in zip(starts, [*starts[1:], len(found)], strict=True):
+                part = int(found[start])
+                if part not in writers:
+                    file = pa.ipc.new_file(str(folder / f"{part}.arrow"), schema, options=options)
+                    writers[part] = opened.enter_context(file)
+                writers[part].write_batch(sorted_batch.slice(start, end - start))
+    return Scattered(folder, schema)

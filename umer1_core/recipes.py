@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from schemas.recipe import Recipe, Section
+from schemas.recipe import DatasetSource, Recipe, Section, Source
 from umer1_core.errors import RecipeError
 
 MINIATURE = "miniature"  # the name under which recipes call the models that ship with the package
@@ -50,19 +50,31 @@ def parse_recipe(content: dict[str, Any], where: str = "the recipe") -> Recipe:
 
 def absolute(recipe: Recipe) -> Recipe:
     """Relative folders are taken from where the command runs: the worker may run elsewhere."""
-    sources = [source.model_copy(update={"root": _absolute(source.root)}) for source in recipe.sources]
-    held_out = [source.model_copy(update={"root": _absolute(source.root)}) for source in recipe.evaluation.sources]
-    world, annotation = recipe.miniature, recipe.annotation
+    sources = [_absolute_source(source) for source in recipe.sources]
+    held_out = [_absolute_source(source) for source in recipe.evaluation.sources]
+    world, annotation, ranks = recipe.miniature, recipe.annotation, recipe.publishing.rl_ranks
     listed = annotation.endpoints_file and _absolute(annotation.endpoints_file)
     known = {"reuse": [_absolute(root) for root in annotation.reuse], "endpoints_file": listed}
     changes: dict[str, Any] = {
         "annotation": annotation.model_copy(update=known),
         "output": _absolute(recipe.output),
         "sources": sources,
+        "publishing": recipe.publishing.model_copy(update={"rl_ranks": ranks and _absolute(ranks)}),
         "evaluation": recipe.evaluation.model_copy(update={"sources": held_out}),
         "miniature": world and world.model_copy(update={"root": _absolute(world.root)}),
     }
     return recipe.model_copy(update=changes)
+
+
+def _absolute_source(source: Source) -> Source:
+    places: dict[str, Any] = {}
+    if getattr(source, "root", ""):
+        places["root"] = _absolute(source.root)
+    if not isinstance(source, DatasetSource) and hasattr(source, "files"):
+        places["files"] = [_absolute(file) for file in source.files]
+    if isinstance(source, DatasetSource) and Path(source.path).expanduser().exists():
+        places["path"] = _absolute(source.path)  # anything else is a name on the hub
+    return source.model_copy(update=places)
 
 
 def _absolute(uri: str) -> str:

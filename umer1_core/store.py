@@ -1,16 +1,19 @@
 """Tables of one data set: folders of Parquet shards plus a manifest, on any fsspec URI.
 
 Guarantees: a shard is there whole or not at all (temporary name, fsync, rename; on object stores one PUT), and its
-entry, with rows, bytes and checksum, is written after it. Entries are the truth; `manifest.json` collects them.
+entry, with rows, bytes and checksum, is written after it. Entries are the truth; `manifest.json` collects them. A shard
+that is byte for byte the parent version's is shared with it: a hard link on a disk, a copy inside an object store.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import shutil
 import uuid
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import IO, Any
 
@@ -28,7 +31,10 @@ _TEMPORARY = ".tmp-"
 
 @dataclass(frozen=True, slots=True)
 class ShardEntry:
-    """What the manifest knows of a shard. `metrics` holds the stage's own counts (small, JSON)."""
+    """What the manifest knows of a shard. `metrics` holds the stage's own counts (small, JSON).
+
+    shared_with: the version (as `v1`) whose file this is, where it was taken over unchanged; otherwise empty.
+    """
 
     table: str
     shard: str
@@ -37,6 +43,7 @@ class ShardEntry:
     checksum: str
     fingerprint: str = ""
     metrics: dict[str, Any] = field(default_factory=dict)
+    shared_with: str = ""
 
 
 class Store:
@@ -46,6 +53,18 @@ class Store:
         self.root = str(root).rstrip("/")
         self.fs, self.path = fsspec.core.url_to_fs(self.root)
         self.local = "file" in (self.fs.protocol if isinstance(self.fs.protocol, tuple) else (self.fs.protocol,))
+
+    @cached_property
+    def parent(self) -> Store | None:
+        """The same tables of the version before, by version.json; a data set may have been moved as a whole."""
+        versions, _, own = self.root.rpartition("/")
+        if record := self.read_json("version.json"):
+            inside = ""
+        else:  # tables inside a version, as its held-out pairs
+            versions, inside = versions.rpartition("/")[0], f"/{own}"
+            record = Store(self.root.rpartition("/")[0]).read_json("version.json")
+        name = record["parent"].rpartition("/")[2] if record else ""
+        return Store(f"{versions}/{name}{inside}") if name else None
 
     def at(self, name: str) -> str:
         return f"{self.path}/{name}"
@@ -98,17 +117,49 @@ class Store:
     def write_shard(
         self, table: str, shard: str, rows: Iterable[dict[str, Any]] | pa.Table, fingerprint: str = "", **metrics: Any
     ) -> ShardEntry:
-        """Write a shard of `table` in its schema, then its entry."""
+        """Write a shard of `table` in its schema, then its entry; what the parent has already is not written again."""
         schema = TABLES[table]
         content = rows.cast(schema) if isinstance(rows, pa.Table) else pa.Table.from_pylist(list(rows), schema=schema)
         sink = pa.BufferOutputStream()
         pq.write_table(content.replace_schema_metadata(schema.metadata), sink, compression="zstd")
         data = sink.getvalue().to_pybytes()
-        self.write_bytes(self.shard_name(table, shard), data)
         checksum = blake3(data).hexdigest()
         entry = ShardEntry(table, shard, content.num_rows, len(data), checksum, fingerprint, metrics)
-        self.write_json(f"entries/{table}/{shard}.json", asdict(entry))
+        twin = self.parent.entry(table, shard) if self.parent else None
+        if self.parent and twin and twin.checksum == checksum:
+            return self.adopt(self.parent, entry)
+        self.write_bytes(self.shard_name(table, shard), data)
+        self.write_entry(entry)
         return entry
+
+    def write_entry(self, entry: ShardEntry) -> None:
+        self.write_json(f"entries/{entry.table}/{entry.shard}.json", asdict(entry))
+
+    def adopt(self, other: Store, entry: ShardEntry) -> ShardEntry:
+        """Share a shard of another version of this data set: its file without writing it again, then `entry` here."""
+        name = self.shard_name(entry.table, entry.shard)
+        try:
+            self.fs.makedirs(self.at(entry.table), exist_ok=True)
+            if self.local and other.local:
+                _link_local(Path(other.at(name)), Path(self.at(name)))
+            elif type(self.fs) is type(other.fs):
+                self.fs.cp_file(other.at(name), self.at(name))
+            else:
+                self.write_bytes(name, other.read_bytes(name))
+        except OSError as error:
+            raise StorageError(
+                f"Cannot write {self.at(name)}: {error.strerror or error}.", _storage_remedy(error)
+            ) from error
+        adopted = replace(entry, shared_with=other.root.rpartition("/")[2])
+        self.write_entry(adopted)
+        return adopted
+
+    def inherit(self, table: str, shard: str, fingerprint: str) -> ShardEntry | None:
+        """The finished shard made with `fingerprint`: this version's own, or the parent's, which is then shared."""
+        if own := self.entry(table, shard, fingerprint):
+            return own
+        theirs = self.parent.entry(table, shard, fingerprint) if self.parent else None
+        return self.adopt(self.parent, theirs) if self.parent and theirs else None
 
     def entry(self, table: str, shard: str, fingerprint: str | None = None) -> ShardEntry | None:
         """The entry of a finished shard whose file is there, made with `fingerprint` where one is given."""
@@ -196,6 +247,21 @@ def _write_local(target: Path, data: bytes) -> None:
     except OSError:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def _link_local(source: Path, target: Path) -> None:
+    """One file under two names where the disk can do that; a copy where it cannot, or where they lie on two disks."""
+    temporary = target.with_name(f"{_TEMPORARY}{uuid.uuid4().hex[:8]}-{target.name}")
+    try:
+        try:
+            os.link(source, temporary)
+        except OSError as error:
+            if error.errno not in (errno.EXDEV, errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK):
+                raise
+            shutil.copyfile(source, temporary)
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)  # a rename onto the same file leaves its other name
 
 
 def _storage_remedy(error: OSError) -> str:

@@ -54,7 +54,7 @@ def data_fingerprint(recipe: Recipe, annotator: str) -> str:
 
     A version whose shards were cut anew would pay for its answers again; a child takes them over.
     """
-    chosen = {"seed", "miniature", "sources", "filters", "publishing"}
+    chosen = {"seed", "miniature", "sources", "media", "filters", "publishing"}
     shape = {"samples": recipe.annotation.samples, "shard_rows": recipe.annotation.shard_rows}
     return fingerprint(recipe.model_dump(mode="json", include=chosen), annotator, shape, SCHEMA_VERSION)
 
@@ -117,12 +117,13 @@ def is_finished(version: Version) -> bool:
 
 
 def parents_of(version: Version, recipe: Recipe) -> list[str]:
-    """Roots to take answers over from: the versions before, then the data sets of `annotation.reuse`.
+    """Roots to take answers over from: what came with the sources, the versions before, then `annotation.reuse`.
 
     Of the versions before, nearest first, back to the nearest that was finished.
     """
     by_root = {each.root: each for each in list_versions(version.root.rpartition("/")[0])}
-    roots: list[str] = []
+    imported = f"{version.root}/imported"
+    roots = [imported] if version.store.exists("imported/entries/annotations") else []
     parent = by_root.get(version.parent)
     while parent is not None:
         roots.append(parent.root)

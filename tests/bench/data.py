@@ -1,27 +1,21 @@
-"""The data stages against the plain way: a loop over periods, and dictionaries of rows for distinct sides."""
+"""The data stages: the filters, and distinct sides against dictionaries of rows."""
 
 import tempfile
 from collections.abc import Iterator
 from itertools import count
 
-import numpy as np
-
+from tests.bench import filters, media, publishing, validation
 from tests.bench.line import Line, median_cpu_seconds
-from umer1_core.filtering.repetition import strongest_run
 from umer1_core.pairs import Pair, Side, pair_from_record, pair_id, pair_record, side_record
 from umer1_core.sampling.sample import index_sides
 from umer1_core.store import Store
 
-_TOKENS, _PAIRS = 4_096, 20_000
+_PAIRS = 20_000
 
 
 def lines() -> Iterator[Line]:
-    ids = np.random.default_rng(0).integers(0, 50_000, _TOKENS)
-    ids[-600:] = np.tile(ids[:12], 50)
-    ours = median_cpu_seconds(lambda: strongest_run(ids, 4))
-    plain = median_cpu_seconds(lambda: _loop_over_periods(ids.tolist()), runs=1)
-    name = f"data: strongest repetition in {_TOKENS:,} tokens"
-    yield Line(name, 1e3 * ours, 1e3 * plain, "ms", "loop over periods", 0.05, False)
+    yield from filters.lines()
+    yield from media.lines()
     with tempfile.TemporaryDirectory() as folder:
         store = Store(folder)
         store.write_shard("pairs", "a-00000", [pair_record(pair) for pair in _pairs()])
@@ -30,17 +24,8 @@ def lines() -> Iterator[Line]:
         ours = median_cpu_seconds(lambda: index_sides(store, 8_192, 0, str(next(times))), runs=3)
         plain = median_cpu_seconds(lambda: _dictionary(store), runs=3)
     yield Line(f"data: distinct sides of {_PAIRS:,} pairs", ours, plain, "CPU s", "dictionary of rows", 1.0, False)
-
-
-def _loop_over_periods(ids: list[int]) -> tuple[int, int]:
-    best = (0, 0)
-    for period in range(1, len(ids) // 4 + 1):
-        run = 0
-        for i in range(period, len(ids)):
-            run = run + 1 if ids[i] == ids[i - period] else 0
-            if (run + period) / period >= 4 and run + period > best[1]:
-                best = (period, run + period)
-    return best
+    yield from validation.lines()
+    yield from publishing.lines()
 
 
 def _pairs() -> Iterator[Pair]:

@@ -1,14 +1,16 @@
 """Annotations become verdicts that hide no reason."""
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from schemas.recipe import Filters
 from umer1_core.errors import RecipeError
-from umer1_core.filtering import filter_shard, load_tokenizer
+from umer1_core.filtering import filter_shard, load_tokenizer, tokenizer_identity
 from umer1_core.filtering.form import form_reasons, was_cut
-from umer1_core.filtering.length import reasoning_text, too_long
+from umer1_core.filtering.length import too_long
+from umer1_core.filtering.tokens import encode
 from umer1_core.store import Store
 from umer1_core.template import parse_annotation
 
@@ -120,6 +122,15 @@ def test_a_finished_shard_is_left_as_it_is(verdicts, tmp_path, tokenizer):
     assert filter_shard(Store(str(tmp_path)), "00000", Filters(max_reasoning_tokens=1), tokenizer, "g") != entry
 
 
+def test_a_tokenizer_is_known_by_its_file(tokenizer, tmp_path):
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    before = tokenizer_identity(str(tmp_path))
+    assert before == tokenizer_identity(str(tmp_path / "tokenizer.json")) != str(tmp_path)
+    (tmp_path / "tokenizer.json").write_text("other")
+    assert tokenizer_identity(str(tmp_path)) != before
+    assert tokenizer_identity("zai-org/GLM-4.1V-9B-Thinking") == "zai-org/GLM-4.1V-9B-Thinking"
+
+
 @pytest.mark.parametrize(
     ("completion", "finish", "reasons"),
     [
@@ -136,10 +147,31 @@ def test_the_form_and_the_way_it_ended(completion, finish, reasons):
     assert form_reasons(parse_annotation(completion, was_cut(finish)), finish) == reasons
 
 
-def test_reasoning_is_counted_also_where_it_never_closes():
-    assert reasoning_text("<think> on and on") == "on and on"
-    assert reasoning_text(GOOD) == "a red circle lies on a table"
-    assert (too_long(8_192, 8_192), too_long(8_193, 8_192)) == ("", "too_long")
+@pytest.mark.parametrize(
+    ("completion", "tokens"),
+    [
+        (GOOD, 7),
+        ("<think> a red", 2),
+        ("<think>a red</think>", 2),
+        ("<think>  a red  </think><answer>a</answer>", 2),
+        ("a red circle", 3),
+        ("<think></think>", 0),
+        ("<think> \n</think> a red", 0),
+        ("", 0),
+    ],
+)
+def test_reasoning_is_counted_between_its_tags_in_one_encoding(tokenizer, completion, tokens):
+    assert encode([completion], tokenizer).reasoning.tolist() == [tokens]
+
+
+def test_ids_of_many_texts_lie_one_after_the_other(tokenizer):
+    encoded = encode(["a red", "", "circle"] * 50, tokenizer)
+    assert encoded.offsets.tolist()[:4] == [0, 2, 2, 3] and encoded.ids.tolist()[:3] == [1, 2, 3]
+    assert len(encoded.offsets) == 151 and encoded.offsets[-1] == len(encoded.ids) == 150
+
+
+def test_reasoning_is_too_long_above_the_limit():
+    assert too_long(np.array([8_192, 8_193]), 8_192).tolist() == [False, True]
 
 
 def test_a_tokenizer_is_read_from_a_file_or_a_folder(tokenizer, tmp_path):

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
+from schemas.recipe import Filters
 from schemas.tables import TABLES
 from tests.publishing.test_report import SOURCES, collect, published, recipe
 from umer1_core.errors import safe_url
@@ -74,8 +75,9 @@ def test_addresses_lose_user_password_and_query(address: str, shown: str) -> Non
 
 def test_the_card_says_how_it_was_made_with_thresholds_and_counts(store: Store) -> None:
     card = card_of(store)
+    span = f"over {Filters().repeat_min_tokens} tokens"
 
-    for fact in ("org/teacher", "appendix-d/1", "8,192 tokens of reasoning", "4 times or more", "over 24 tokens"):
+    for fact in ("org/teacher", "appendix-d/1", "8,192 tokens of reasoning", "4 times or more", span):
         assert fact in card
     for source in SOURCES:
         assert f"| {source} | " in card

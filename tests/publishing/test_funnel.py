@@ -4,15 +4,17 @@ from dataclasses import replace
 
 import fsspec
 
+from schemas.recipe import Publishing
 from umer1_core.publishing.funnel import check_totals, funnel
 from umer1_core.publishing.ledger import ledger
-from umer1_core.publishing.tables import publish_cold_start, publish_rl
+from umer1_core.publishing.rl import publish_rl
+from umer1_core.publishing.tables import publish_cold_start
 from umer1_core.store import Store
 
 
 def test_the_funnel_says_where_every_row_of_a_source_went(judged):
     publish_cold_start(judged, 100)
-    publish_rl(judged, 8, ["mmeb/CIRR"], 0, 100)
+    publish_rl(judged, Publishing(rl_pairs=8, rl_image_sources=["mmeb/CIRR"]), 0)
     rows = {row.source: row for row in funnel(judged)}
     cirr = rows["mmeb/CIRR"]
     assert (cirr.modality, cirr.read, cirr.not_drawn, cirr.pairs) == ("image", 9, 2, 6)

@@ -2,11 +2,13 @@
 
 from collections import Counter
 
+from schemas.recipe import Publishing
 from tests.publishing.conftest import resample
 from umer1_core.pairs import Side
 from umer1_core.publishing.funnel import funnel
 from umer1_core.publishing.gallery import draw_pairs
-from umer1_core.publishing.tables import publish_cold_start, publish_rl
+from umer1_core.publishing.rl import publish_rl
+from umer1_core.publishing.tables import publish_cold_start
 from umer1_core.store import Store
 
 SHARED = "mmeb/CIRR bad"  # the target of two pairs of this source
@@ -45,7 +47,7 @@ def test_samples_do_not_multiply_pairs(judged):
     before = {row.source: row for row in funnel(judged)}
     resample(judged, {SHARED: [False, False, False], "mmeb/CIRR q1": [True, True, True]})
     entries = publish_cold_start(judged, 100, "x")
-    publish_rl(judged, 100, [], 0, 100, "x")
+    publish_rl(judged, Publishing(rl_pairs=100, rl_image_sources=[]), 0, "x")
     after = {row.source: row for row in funnel(judged)}["mmeb/CIRR"]
     assert (after.pairs, after.kept, after.dropped_pairs) == (6, 4, 2) == (
         before["mmeb/CIRR"].pairs, before["mmeb/CIRR"].kept, before["mmeb/CIRR"].dropped_pairs,

@@ -120,5 +120,5 @@ def test_visrag_pairs_are_named_by_their_own_source(tmp_path, store):
     metrics = store.entry("rejections", "visrag").metrics
     assert metrics["rejected"] == {"empty_query": 1, "unknown_source": 1}
     assert metrics["by_source"]["visrag/ChartQA"] == {
-        "read": 2, "not_drawn": 0, "pairs": 1, "rejected": {"empty_query": 1},
+        "read": 2, "not_drawn": 0, "pairs": 1, "rejected": {"empty_query": 1}, "modality": "visdoc",
     }  # fmt: skip

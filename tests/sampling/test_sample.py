@@ -12,8 +12,6 @@ from umer1_core.errors import SourceError
 from umer1_core.sampling import index_sides, list_sources, sample_source
 from umer1_core.store import Store
 
-SAMPLE = Path(__file__).parents[2].parent / "shared/sample"
-
 
 def rows(count: int) -> list[dict]:
     return [{"qry": f"q{n}", "qry_image_path": f"images/{n % 10}.jpg", "pos_text": f"a{n % 3}"} for n in range(count)]
@@ -170,25 +168,3 @@ def test_sides_are_indexed_anew_only_when_the_pairs_or_the_fingerprint_change(mm
     assert index_sides(store, 5, 0, "a") == first
     assert store.fs.modified(store.at("sides/00000.parquet")) == stamp
     assert len(index_sides(store, 50, 0, "b")) == 1 == len(store.entries("sides"))
-
-
-@pytest.mark.skipif(not SAMPLE.is_dir(), reason="the shared sample is not here")
-def test_the_real_sample_is_read_whole(store):
-    specs = list_sources([
-        MmebSource(root=str(SAMPLE / "mmeb")),
-        LlavaHoundSource(root=str(SAMPLE / "llava_hound")),
-        VidoreSource(root=str(SAMPLE / "vidore/colpali_train_set")),
-        VisragSource(root=str(SAMPLE / "visrag")),
-    ])  # fmt: skip
-    totals: dict[str, int] = {}
-    for spec in specs:
-        metrics = sample_source(spec, 0, store)[-1].metrics
-        assert metrics["read"] == metrics["pairs"] and not metrics["rejected"]
-        name = "mmeb" if spec.name.startswith("mmeb/") else spec.name
-        totals[name] = totals.get(name, 0) + metrics["pairs"]
-    assert totals == {
-        "mmeb": 729, "llava_hound/caption_retrieval": 30, "llava_hound/video_retrieval": 30, "llava_hound/qa": 87,
-        "vidore/colpali_train_set": 59, "visrag": 58,
-    }  # fmt: skip
-    media = [m for pair in store.iterate("pairs") for m in pair["query"]["media"] + pair["target"]["media"]]
-    assert len({m["frames"][0] for m in media if m["uri"].endswith("chunk_0.tar.gz")}) == 6

@@ -8,9 +8,15 @@ from typing import Any
 
 import pytest
 
+from schemas.recipe import Validation
+from schemas.suites import suites
+from schemas.tables import RL
+from umer1_core.loops import COUNTS
 from umer1_core.pairs import Pair, Side, pair_id, pair_record, side_record
 from umer1_core.store import Store
 from umer1_core.template import training_prompt, training_response
+from umer1_core.validation.expectations import Failure, check
+from umer1_core.validation.validate import measure
 
 SHARDS, PAIRS_PER_SHARD = 2, 6
 
@@ -28,6 +34,20 @@ def make_store(tmp_path: Path) -> Callable[..., Store]:
         return store
 
     return make
+
+
+@pytest.fixture
+def failures(tmp_path: Path) -> Callable[..., list[Failure]]:
+    """`failures(store, *groups, **settings)`: of these groups only, since every expectation costs 20 ms."""
+
+    def find(
+        store: Store, *groups: str, parent: Store | None = None, held_out: Store | None = None, **settings: Any
+    ) -> list[Failure]:
+        validation = Validation(**settings)
+        frames = [frame for frame in measure(store, validation, parent, held_out) if frame.name in groups]
+        return list(check(frames, suites(validation), tmp_path / "docs").failures)
+
+    return find
 
 
 def tables(shard: int) -> dict[str, list[dict[str, Any]]]:
@@ -48,7 +68,8 @@ def tables(shard: int) -> dict[str, list[dict[str, Any]]]:
 
 def _pair(number: int) -> Pair:
     source = "mmeb/OK-VQA"
-    return Pair(pair_id(source, str(number)), source, "image", Side(f"query {number}"), Side(f"target {number}"))
+    query, target = Side(f"query {number}"), Side(f"target {number}")
+    return Pair(pair_id(source, str(number)), source, "image", query, target, row=f"rows.parquet#{number}")
 
 
 def _side(side: Side) -> dict[str, Any]:
@@ -84,19 +105,27 @@ def _verdict(side: Side, kept: bool) -> dict[str, Any]:
         "source": "mmeb/OK-VQA",
         "kept": kept,
         "reasons": [] if kept else ["loop"],
+        "flags": [],
+        "form": [],
         "reasoning": f"about {side.text}",
         "summary": side.text,
         "reasoning_tokens": 10,
         "repeat_period": 0,
         "repeat_count": 0.0,
         "repeat_tokens": 0,
+        "repeat_profile": [0] * len(COUNTS),
+        "repeat_periods": [0] * len(COUNTS),
+        "burst_chars": 0,
+        "commentary_chars": 0,
+        "prompt_copy": 0.0,
+        "summary_chars": len(side.text),
         "completion_tokens": 20,
         "uses": 1,
     }
 
 
 def _cold_start(pair: Pair) -> dict[str, Any]:
-    record: dict[str, Any] = _identity(pair) | {"negatives": []}
+    record: dict[str, Any] = _identity(pair) | {"negatives": [], "flags": [], "provenance": _provenance(pair)}
     for role, side in (("query", pair.query), ("target", pair.target)):
         record[f"{role}_prompt"] = training_prompt(side.text)
         record[f"{role}_media"] = []
@@ -105,8 +134,14 @@ def _cold_start(pair: Pair) -> dict[str, Any]:
 
 
 def _rl(pair: Pair) -> dict[str, Any]:
-    row = _cold_start(pair) | {"origin": "rejected"}
-    return {name: value for name, value in row.items() if not name.endswith("_response")}
+    row = _cold_start(pair) | {"origin": "rejected", "block": 0, "row": pair.row}
+    return {name: value for name, value in row.items() if name in RL.names}
+
+
+def _provenance(pair: Pair) -> dict[str, Any]:
+    answered = {"annotator": "test", "sample": 0, "round": 0}
+    sides = {f"{role}_{name}": value for role in ("query", "target") for name, value in answered.items()}
+    return {"row": pair.row, **sides}
 
 
 def _identity(pair: Pair) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from prometheus_client import CollectorRegistry, start_http_server
 
 from schemas.recipe import Annotation
 from schemas.tables import ANNOTATIONS
+from umer1_core import loops
 from umer1_core.annotation.annotator import annotator_fingerprint, chat_body
 from umer1_core.annotation.client import ChatClient
 from umer1_core.annotation.endpoints import read_endpoints
@@ -80,7 +81,7 @@ def annotate_shard(
             rows = _in_order(asked, sides, answered, reused)
             store.write_shard("attempts", shard, attempts, fingerprint)
             finished = store.write_shard(
-                "annotations", shard, rows, fingerprint, **_metrics(rows, requests, len(reused))
+                "annotations", shard, rows, fingerprint, **shard_metrics(rows, requests, len(reused))
             )
         journal_path.unlink(missing_ok=True)
     return finished
@@ -192,6 +193,8 @@ def open_engine(
     with _engines_lock:
         engine, users = _engines.get(key, (None, 0))
         if engine is None:
+            # Compiling it when the first completion looks suspicious would hold up all others.
+            threading.Thread(target=loops.prepare, name="prepare-loops", daemon=True).start()
             engine = Engine(annotation, live_file, say)
             engine.start(endpoints, patience_s, probes)
         _engines[key] = engine, users + 1
@@ -223,7 +226,8 @@ def _in_order(
     return rows.take(pa.array([found[key] for key in order], pa.int64()))
 
 
-def _metrics(rows: pa.Table, requests: int, reused: int) -> dict[str, Any]:
+def shard_metrics(rows: pa.Table, requests: int, reused: int) -> dict[str, Any]:
+    """What the entry of a shard of annotations counts."""
     return {
         "requests": requests,
         "reused": reused,

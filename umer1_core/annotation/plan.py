@@ -26,6 +26,8 @@ from umer1_core.store import Store
 
 Taken = dict[tuple[str, int], dict[str, Any]]
 
+IMPORTED = "imported:"  # the annotator of answers that came with a source: they count whoever annotates today
+
 _COLUMNS = {
     "annotations": ["side_key", "sample", "annotator", "finish_reason", "round", "reason"],
     "verdicts": ["side_key", "sample", "kept"],
@@ -84,6 +86,14 @@ class ParentAnnotations:
         """How many annotations may be taken over."""
         return len(self._entries)
 
+    def covers(self, sides: pa.Table, samples: int) -> bool:
+        """Whether nothing is left to ask of these sides (side_key and uses)."""
+        prefixes = _prefixes(sides["side_key"])
+        wanted = np.minimum(np.maximum(sides["uses"].to_numpy(), 1), samples)
+        left = np.searchsorted(self._entries["key"], prefixes, "left")
+        right = np.searchsorted(self._entries["key"], prefixes, "right")
+        return bool((right - left >= wanted).all())
+
     def for_sides(self, side_keys: Collection[str]) -> tuple[Taken, dict[str, int]]:
         """(rows to take over by side_key and sample, round to ask again in by side_key) for the sides of a shard."""
         keys = pa.array(list(side_keys), pa.string())
@@ -112,7 +122,7 @@ def needs_reannotation(store: Store, annotator: str) -> bool:
         if not pc.all(store.read_shard("verdicts", entry.shard, ["kept"])["kept"]).as_py():
             return True
         by = store.read_shard("annotations", entry.shard, ["annotator"])["annotator"]
-        if pc.any(pc.not_equal(by, annotator)).as_py():
+        if not pc.all(pc.or_(pc.equal(by, annotator), pc.starts_with(by, IMPORTED))).as_py():
             return True
     return False
 
@@ -153,6 +163,14 @@ def _verdicts(table: pa.Table) -> np.ndarray:
     return rows
 
 
+def taken_over(table: pa.Table, annotator: str, verdicts: pa.Table | None, redriven: str) -> np.ndarray:
+    """Which rows of a shard of annotations are taken over as they are, given its verdicts where only the kept ones."""
+    found = _shard_rows(table, annotator, None if verdicts is None else _verdicts(verdicts), redriven)
+    mask = np.zeros(table.num_rows, bool)
+    mask[found.row[found.taken]] = True
+    return mask
+
+
 def _shard_rows(table: pa.Table, annotator: str, verdicts: np.ndarray | None, redriven: str) -> _ShardRows:
     failed = _mask(pc.equal(table["finish_reason"], "error"))
     keys, samples = _prefixes(table["side_key"]), _samples(table)
@@ -162,7 +180,8 @@ def _shard_rows(table: pa.Table, annotator: str, verdicts: np.ndarray | None, re
         taken |= _mask(pc.not_equal(pc.fill_null(table["reason"], ""), reason))
     if verdicts is not None:
         taken &= _kept(keys, samples, verdicts)
-    where = np.flatnonzero(_mask(pc.equal(table["annotator"], annotator)))
+    current = pc.or_(pc.equal(table["annotator"], annotator), pc.starts_with(table["annotator"], IMPORTED))
+    where = np.flatnonzero(_mask(current))
     round_ = pc.fill_null(table["round"], 0).to_numpy()
     return _ShardRows(keys[where], samples[where], round_[where], where.astype(np.uint32), taken[where])
 

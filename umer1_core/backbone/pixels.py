@@ -1,4 +1,8 @@
-"""Media as the model takes them: opened by `umer1_core.media`, turned into patches once, kept while there is room."""
+"""Media as the model takes them: opened by `umer1_core.media`, turned into patches once, kept while there is room.
+
+The student sees what the annotator saw: both get the picture as its notes have it rendered. One over the limit comes at
+a size that the processor's own resize leaves as it is, so that nothing is resized twice.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,7 @@ import torch
 from torch import Tensor
 
 from umer1_core.errors import BadInput
-from umer1_core.media import open_image, read_frames, read_image
+from umer1_core.media import read_frames, read_image, rendered
 from umer1_core.pairs import Media, MediaKind
 
 _CACHE_BYTES = 1 << 30
@@ -36,11 +40,11 @@ class PixelReader:
     def __init__(self, processor: Any, limit: int = _CACHE_BYTES) -> None:
         self._processor = processor
         self._limit, self._used = limit, 0
-        self._kept: OrderedDict[tuple[str, str], Pixels] = OrderedDict()
+        self._kept: OrderedDict[tuple[str, ...], Pixels] = OrderedDict()
 
     def read(self, media: Media) -> Pixels:
         """Raises BadInput when the media cannot be read."""
-        key = (media.kind, media.content_hash or media.where)
+        key = (media.kind, media.content_hash or media.where, *media.notes)
         if key in self._kept:
             self._kept.move_to_end(key)
             return self._kept[key]
@@ -54,10 +58,10 @@ class PixelReader:
     def _process(self, media: Media) -> Pixels:
         try:
             if media.kind == "image":
-                pictures = [_tensor(read_image(media))]
+                pictures = [_tensor(read_image(media), media)]
                 output = self._processor.image_processor(images=pictures, return_tensors="pt")
                 return Pixels("image", output["pixel_values"], _grid(output["image_grid_thw"]))
-            frames = [_tensor(frame) for frame in read_frames(media)]
+            frames = [_tensor(frame, media) for frame in read_frames(media)]
             if len({frame.shape for frame in frames}) != 1:
                 raise BadInput("frames_differ", f"{media.where} has frames of different sizes")
             output = self._processor.video_processor(
@@ -68,8 +72,8 @@ class PixelReader:
             raise BadInput("media_unusable", f"{media.where} cannot be made into pixels: {error}") from error
 
 
-def _tensor(data: bytes) -> Tensor:
-    return torch.from_numpy(np.array(open_image(data))).permute(2, 0, 1)
+def _tensor(data: bytes, media: Media) -> Tensor:
+    return torch.from_numpy(np.array(rendered(data, media.notes, media.where))).permute(2, 0, 1)
 
 
 def _grid(grids: Tensor) -> tuple[int, int, int]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from umer1_core.template import Response
 
+NOT_ANNOTATED = "not_annotated"
 _ENDS = {"length": "truncated", "repetition": "repetition"}
 
 

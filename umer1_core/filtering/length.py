@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import numpy as np
+from numpy.typing import NDArray
+
 from umer1_core.template import THINK_CLOSE, THINK_OPEN
 
 
-def reasoning_text(completion: str) -> str:
-    """What stands between the thinking tags; all that follows the first where the second never came."""
-    _, opened, rest = completion.partition(THINK_OPEN)
-    return (rest if opened else completion).partition(THINK_CLOSE)[0].strip()
+def reasoning_span(completion: str) -> tuple[int, int]:
+    """Where the text between the thinking tags starts, after white space, and where the closing tag is.
+
+    All that follows the first tag where the second never came; all of a completion without tags. Empty where start is
+    not before end.
+    """
+    opened = completion.find(THINK_OPEN)
+    start = opened + len(THINK_OPEN) if opened >= 0 else 0
+    closed = completion.find(THINK_CLOSE, start)
+    end = closed if closed >= 0 else len(completion)
+    while start < end and completion[start].isspace():
+        start += 1
+    return start, end
 
 
-def too_long(reasoning_tokens: int, max_tokens: int) -> str:
-    """The reason, or nothing."""
-    return "too_long" if reasoning_tokens > max_tokens else ""
+def too_long(reasoning_tokens: NDArray[np.integer], max_tokens: int) -> NDArray[np.bool_]:
+    """Where there is too much of it."""
+    return reasoning_tokens > max_tokens

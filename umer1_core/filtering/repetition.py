@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from umer1_core.loops import Run, strongest_run
+import numpy as np
+from numpy.typing import NDArray
 
-__all__ = ["Run", "repetition", "strongest_run"]
+from umer1_core.loops import COUNTS
 
 
-def repetition(run: Run, min_count: float, min_tokens: int) -> str:
-    """The reason, or nothing. `run` is the strongest for the same `min_count`."""
-    return "repetition" if run.count >= min_count and run.tokens >= min_tokens else ""
+def counts_for(min_count: float) -> tuple[float, ...]:
+    """The copies to profile a text for: COUNTS, and the recipe's own where it is none of them."""
+    return tuple(sorted({*COUNTS, min_count}))
+
+
+def repetition(tokens: NDArray[np.integer], min_tokens: int) -> NDArray[np.bool_]:
+    """Where the longest run with the recipe's number of copies covers enough tokens to be a loop; 0 is no run."""
+    return tokens >= min_tokens

@@ -23,7 +23,7 @@ from umer1_core.annotation.ledger import LIVE_FILE
 from umer1_core.annotation.preflight import probe_sides
 from umer1_core.annotation.servers import open_servers
 from umer1_core.errors import SourceError
-from umer1_core.filtering.filter import filter_shard, load_tokenizer
+from umer1_core.filtering import filter_shard, load_tokenizer
 from umer1_core.miniature.prepare import ensure_world
 from umer1_core.pilot.report import Measured, make_report
 from umer1_core.recipes import locate_model
@@ -71,7 +71,7 @@ def _sample(recipe: Recipe, rows: int, store: Store, show: Show) -> list[Survey]
     for number, spec in enumerate(specs):
         show(f"sampling {spec.name}", number, len(specs))
         surveys.append(survey_source(spec, recipe.seed))
-        sample_source(replace(spec, limit=min(each, spec.limit)), recipe.seed, store)
+        sample_source(replace(spec, limit=min(each, spec.limit)), recipe.seed, store, rules=recipe.media)
     entries = index_sides(store, 2 * each * len(specs), recipe.seed)
     if not sum(entry.rows for entry in entries):
         raise SourceError("No pair could be drawn from any source.", f"See the reasons in {store.at('rejections')}.")

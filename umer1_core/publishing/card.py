@@ -6,7 +6,8 @@ query strings. The card is Markdown for people: text that could break a table is
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import pyarrow as pa
 import yaml
@@ -16,6 +17,7 @@ from schemas.recipe import Recipe
 from schemas.tables import MEDIA, SIDE, TABLES
 from umer1_core.console import token_line
 from umer1_core.errors import safe_url
+from umer1_core.publishing.licences import licence_notes
 from umer1_core.store import Store
 
 CARD = "README.md"
@@ -36,7 +38,17 @@ def write_card(store: Store, recipe: Recipe, manifest: dict[str, Any]) -> None:
     store.write_bytes(CARD, render_card(recipe, manifest, store.root).encode())
 
 
-def render_card(recipe: Recipe, manifest: dict[str, Any], path: str) -> str:
+def render_card(
+    recipe: Recipe,
+    manifest: dict[str, Any],
+    path: str,
+    schemas: Mapping[str, pa.Schema] = TABLES,
+    exported: Literal["", "referenced", "embedded"] = "",
+) -> str:
+    """The card of a data set, or of an export of it, whose media are referred to or embedded.
+
+    path: what `load_dataset` is given. schemas: of the tables that the manifest lists.
+    """
     environment = Environment(
         loader=PackageLoader("umer1_core.publishing"),
         autoescape=False,  # Markdown: what comes from the sources goes through the filter `cell`
@@ -54,6 +66,8 @@ def render_card(recipe: Recipe, manifest: dict[str, Any], path: str) -> str:
         path=safe_url(path),
         tables=tables,
         counts=rows,
+        pairs={table: sum(row[table] for row in manifest["funnel"]) for table in ("cold_start", "rl")},
+        exported=exported,
         annotator=safe_url(recipe.annotation.model),
         fingerprint=(manifest.get("annotator") or {}).get("fingerprint", ""),
         endpoints=[safe_url(endpoint) for endpoint in recipe.annotation.endpoints],
@@ -68,9 +82,14 @@ def render_card(recipe: Recipe, manifest: dict[str, Any], path: str) -> str:
         schema_version=manifest["schema_version"],
         funnel=manifest["funnel"],
         rejected=sum(sum(row["rejected"].values()) for row in manifest["funnel"]),
+        rl_table=manifest.get("rl_table", []),
+        rl_block=manifest.get("rl_block", 1),
+        ranked=bool(recipe.publishing.rl_ranks),
+        rank_band=recipe.publishing.rl_rank_band,
+        licences=licence_notes([row["source"] for row in manifest["funnel"] if row["pairs"]]),
         ledger=manifest["ledger"],
         tokens=token_line(manifest["ledger"]),
-        columns=[{"name": name, "what": _WHAT[name], "columns": columns(TABLES[name])} for name in tables],
+        columns=[{"name": name, "what": _WHAT[name], "columns": columns(schemas[name])} for name in tables],
     )
 
 

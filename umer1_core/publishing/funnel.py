@@ -93,11 +93,14 @@ def check_totals(funnel_rows: Sequence[FunnelRow]) -> list[str]:
 
 def _sampled(store: Store) -> dict[str, dict[str, Any]]:
     """What sampling counted, by the source its rows are called."""
-    return {
-        source: {"modality": entry.metrics["modality"], "read": counts["read"], "not_drawn": counts["not_drawn"]}
-        for entry in store.entries("rejections")
-        for source, counts in entry.metrics["by_source"].items()
-    }
+    sampled: dict[str, dict[str, Any]] = {}
+    for entry in store.entries("rejections"):
+        for source, counts in entry.metrics["by_source"].items():
+            modality = counts.get("modality", entry.metrics["modality"])
+            row = sampled.setdefault(source, {"modality": modality, "read": 0, "not_drawn": 0})
+            for name in ("read", "not_drawn"):  # two files of released data may hold rows of one source
+                row[name] += counts[name]
+    return sampled
 
 
 def _by_source(connection: duckdb.DuckDBPyConnection, table: str) -> Counter[str]:

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import duckdb
-from PIL import Image
 
 from umer1_core.errors import BadInput
 from umer1_core.media import choose_frames, open_image, read_frames, read_image
@@ -130,8 +129,6 @@ def picture(media: Media) -> Picture:
         return Picture("video", media.where, tuple(thumbnail(frame, FRAME) for frame in chosen))
     except BadInput as error:
         return Picture(media.kind, media.where, (), error.detail)
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
-        return Picture(media.kind, media.where, (), str(error)[:120])
 
 
 def _draw(connection: duckdb.DuckDBPyConnection, seed: int, kept: bool, count: int) -> list[str]:

@@ -21,6 +21,7 @@ from schemas.recipe import Recipe
 from umer1_core.publishing.funnel import FunnelRow, check_totals, funnel
 from umer1_core.publishing.gallery import draw_pairs, draw_rejections
 from umer1_core.publishing.ledger import ledger
+from umer1_core.publishing.parity import parity
 from umer1_core.query import connect, rows, scan
 from umer1_core.store import Store
 
@@ -94,6 +95,8 @@ def write_report(store: Store, recipe: Recipe, seed: int = 0) -> str:
         flow=flow(_total(rows_by_source), tones),
         tones=tones,
         broken=check_totals(rows_by_source),
+        parity=parity(rows_by_source, recipe.miniature is not None),
+        rl_table=(store.read_json("manifest.json") or {}).get("rl_table", []),
         histograms=[
             histogram(store, "reasoning_tokens", "Reasoning tokens"),
             histogram(store, "completion_tokens", "Completion tokens"),

@@ -1,4 +1,4 @@
-"""Sampling: the upstream data sets as they lie, drawn by seed, as pairs with their media checked."""
+"""Sampling: data sets as they lie, upstream's and your own, drawn by seed, as pairs with their media checked."""
 
 from umer1_core.sampling.rows import SourceSpec
 from umer1_core.sampling.sample import list_sources, sample_source

@@ -7,7 +7,7 @@ the source; every row read is drawn, not drawn, or refused. A row whose key is a
 from __future__ import annotations
 
 import heapq
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -17,45 +17,56 @@ from umer1_core.sampling.rows import RawRow, Refused
 
 @dataclass(frozen=True)
 class Drawn:
-    """The drawn rows in reading order, the refused ones, and how many were read and not drawn by source."""
+    """The drawn rows in reading order, the refused ones, and how many were read and not drawn by source.
+
+    noted: rows read by their note.
+    """
 
     rows: list[RawRow]
     refused: list[Refused]
     read: Counter[str]
     not_drawn: Counter[str]
-
-
-@dataclass(slots=True)
-class _Candidate:
-    order: int
-    row: RawRow
-    twins: list[tuple[str, int]] = field(default_factory=list)
+    noted: Counter[str] = field(default_factory=Counter)
 
 
 def draw(items: Iterable[RawRow | Refused], size: int, seed: int) -> Drawn:
     """Keep the `size` rows of smallest priority."""
-    heap: list[tuple[int, str]] = []
-    held: dict[str, _Candidate] = {}
-    refused: list[Refused] = []
-    read: Counter[str] = Counter()
-    not_drawn: Counter[str] = Counter()
-    for order, item in enumerate(items):
-        read[item.source] += 1
+    held: dict[str, RawRow] = {}  # in reading order, by pair_id
+    twins: dict[str, list[tuple[str, int]]] = defaultdict(list)
+    heap: list[tuple[int, str]] = []  # made when the first row too many comes; what is lost next stands first
+    drawn = Drawn([], [], Counter(), Counter(), Counter())
+    for item in items:
+        drawn.read[item.source] += 1
         if isinstance(item, Refused):
-            refused.append(item)
+            drawn.refused.append(item)
             continue
+        if item.note:
+            drawn.noted[item.note] += 1
         identifier = item.pair_id
-        if twin := held.get(identifier):
-            twin.twins.append((item.file, item.row))
+        if identifier in held:
+            twins[identifier].append((item.file, item.row))
             continue
-        held[identifier] = _Candidate(order, item)
-        heapq.heappush(heap, (-draw_priority(seed, identifier), identifier))
-        if len(heap) > size:
-            lost = held.pop(heapq.heappop(heap)[1])
-            not_drawn[lost.row.source] += 1 + len(lost.twins)
-    kept = sorted(held.values(), key=lambda candidate: candidate.order)
-    refused.extend(_duplicate(candidate.row, *twin) for candidate in kept for twin in candidate.twins)
-    return Drawn([candidate.row for candidate in kept], refused, read, not_drawn)
+        if len(held) < size:
+            held[identifier] = item
+            continue
+        if not heap:
+            heap = [_entry(seed, each) for each in held]
+            heapq.heapify(heap)
+        entry = _entry(seed, identifier)
+        if entry < heap[0]:
+            drawn.not_drawn[item.source] += 1
+            continue
+        held[identifier] = item
+        lost = heapq.heapreplace(heap, entry)[1]
+        drawn.not_drawn[held.pop(lost).source] += 1 + len(twins.pop(lost, ()))
+    drawn.rows.extend(held.values())
+    drawn.refused.extend(_duplicate(row, *twin) for key, row in held.items() for twin in twins.get(key, ()))
+    return drawn
+
+
+def _entry(seed: int, identifier: str) -> tuple[int, str]:
+    """The largest priority comes first."""
+    return -draw_priority(seed, identifier), identifier
 
 
 def _duplicate(row: RawRow, file: str, number: int) -> Refused:

@@ -1,30 +1,28 @@
 """What a layout yields before any media is touched: rows with their key and texts, or refused rows with a reason.
 
-A layout is one readable unit of an upstream data set. It streams its rows in a fixed order, tells where a drawn row's
-media lie, and turns a reference of its own (a path, a video id, a cell) into `Media`.
+A layout is one readable unit of a data set. It streams its rows in a fixed order, tells where a drawn row's media
+lie, and turns a reference of its own (a path, a video id, a cell) into `Media`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol
-
-import pyarrow as pa
-import pyarrow.parquet as pq
+from typing import Protocol
 
 from schemas.recipe import Source
-from umer1_core.errors import BadInput, SourceError
+from umer1_core.errors import BadInput
 from umer1_core.pairs import Media, Modality, pair_id
+from umer1_core.sampling.texts import check_text
 
 
 @dataclass(frozen=True)
 class SourceSpec:
-    """One readable unit of a recipe's source: `mmeb/OK-VQA`, `llava_hound/qa`, `vidore/colpali_train_set`, `visrag`.
+    """One readable unit of a recipe's source: `mmeb/OK-VQA`, `llava_hound/qa`, `visrag`, `own/<name>`.
 
-    name: what its rows are called, except that a VisRAG row is called by its own column, as `visrag/ChartQA`.
-    unit: the subset or builder inside the configuration; empty where there is only one.
+    name: what its rows are called, except where a row says itself what it is called (`visrag/ChartQA`, released data).
+    modality: of its rows, except where a row says its own.
+    unit: the subset, builder or file inside the configuration; empty where there is only one.
     """
 
     name: str
@@ -36,11 +34,15 @@ class SourceSpec:
 
 @dataclass(frozen=True, slots=True)
 class RawSide:
-    """Text as it will be shown, the layout's reference to its image or clip, and the field to name in a message."""
+    """Text as it will be shown, the layout's reference to its media, and the field to name in a message.
+
+    response: the completion that came with it (released data).
+    """
 
     text: str
     reference: str
     field: str
+    response: str = ""
 
     @property
     def empty(self) -> bool:
@@ -49,7 +51,10 @@ class RawSide:
 
 @dataclass(frozen=True, slots=True)
 class RawRow:
-    """A row as read. `key` identifies its content; `file` and `row` say where it stands."""
+    """A row as read. `key` identifies its content; `file` (a URI) and `row` say where it stands.
+
+    modality: the row's own, where its source has several. note: a word that is counted apart (`caption_line`).
+    """
 
     source: str
     key: str
@@ -58,13 +63,20 @@ class RawRow:
     query: RawSide
     target: RawSide
     negatives: tuple[RawSide, ...] = ()
+    modality: Modality | None = None
+    note: str = ""
 
     @property
     def pair_id(self) -> str:
         return pair_id(self.source, self.key)
 
+    @property
+    def place(self) -> str:
+        """Where the row stands, for a person."""
+        return place_of(self.file, self.row)
+
     def refuse(self, reason: str, detail: str) -> Refused:
-        return Refused(self.source, f"{Path(self.file).name}#{self.row}", reason, detail)
+        return Refused(self.source, self.place, reason, detail)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,80 +90,37 @@ class Refused:
 
 
 class Layout(Protocol):
-    """One unit of an upstream data set."""
+    """One unit of a data set."""
 
     def rows(self) -> Iterator[RawRow | Refused]:
         """All rows, in an order that does not change."""
         ...
 
-    def place(self, reference: str) -> tuple[str, int]:
-        """The container a reference lies in and its position there, so that containers are read in stored order."""
+    def files(self) -> Sequence[str]:
+        """The URIs of what the rows are read from, media not among them."""
         ...
 
-    def locate(self, reference: str) -> Media:
+    def place(self, reference: str) -> tuple[str, int]:
+        """The container a reference must be read from in stored order, and its position there; ("", 0): none."""
+        ...
+
+    def locate(self, reference: str) -> tuple[Media, ...]:
         """The media a reference means, not yet opened. Raises BadInput."""
         ...
 
 
 def checked(row: RawRow) -> RawRow | Refused:
-    """The row, refused when its query or target is empty."""
+    """The row, refused when its query or target is empty or holds text that no model can be shown."""
     for side, reason in ((row.query, "empty_query"), (row.target, "empty_target")):
         if side.empty:
             return row.refuse(reason, f"{side.field} of row {row.row} of {row.file} is empty")
+        try:
+            check_text(side.text, "text")
+        except BadInput as error:
+            return row.refuse(error.reason, f"{side.field} of row {row.row} of {row.file}: {error.detail}")
     return row
 
 
-# -- Parquet ---------------------------------------------------------------------------------------------------------
-
-
-def parquet_rows(file: Path, required: list[str], optional: tuple[str, ...] = ()) -> Iterator[dict[str, Any]]:
-    """The named columns of a Parquet file, a batch in memory at a time. A dot names a struct's field."""
-    opened = open_parquet(file)
-    present = opened.schema_arrow.names
-    for column in required:
-        if column.split(".")[0] not in present:
-            raise SourceError(
-                f"{file} has no column `{column.split('.')[0]}` (it has {', '.join(present)}).",
-                "Download the file again, or take this source out of the recipe.",
-            )
-    columns = [*required, *(column for column in optional if column in present)]
-    size = 64 if "image" in columns else 1_024
-    try:
-        for batch in opened.iter_batches(batch_size=size, columns=columns):
-            yield from batch.to_pylist()
-    except (pa.ArrowException, OSError) as error:
-        raise SourceError(f"{file} breaks off: {error}.", "Download the file again.") from error
-
-
-def open_parquet(file: Path) -> pq.ParquetFile:
-    try:
-        return pq.ParquetFile(file)
-    except (pa.ArrowException, OSError) as error:
-        raise SourceError(f"{file} is not readable Parquet: {error}.", "Download the file again.") from error
-
-
-def parquet_files(root: str, name: str) -> list[Path]:
-    """`root/data/train-*.parquet`, or SourceError."""
-    files = sorted(require_folder(root, name).glob("data/train-*.parquet"))
-    if not files:
-        raise SourceError(
-            f"{name}: there is no data/train-*.parquet under {root}.",
-            "Download the data set there as the hub stores it, or correct `root`.",
-        )
-    return files
-
-
-def require_folder(root: str, name: str) -> Path:
-    folder = Path(root).expanduser()
-    if not folder.is_dir():
-        raise SourceError(f"{name}: there is no folder {folder}.", "Correct `root` of this source in the recipe.")
-    return folder
-
-
-def text_of(value: Any, field: str, row: int, file: str) -> str:
-    """A cell as text, `None` as nothing. Raises BadInput when it is something else."""
-    if value is None:
-        return ""
-    if not isinstance(value, str):
-        raise BadInput("bad_field", f"{field} of row {row} of {file} is {type(value).__name__}, not text")
-    return value
+def place_of(file: str, row: int) -> str:
+    """`file.parquet#17`"""
+    return f"{file.rpartition('/')[2]}#{row}"

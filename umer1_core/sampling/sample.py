@@ -6,110 +6,95 @@ source is written last and marks it as done; an unfinished source is drawn again
 
 from __future__ import annotations
 
-import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
-from schemas.recipe import LlavaHoundSource, MmebSource, Source, VidoreSource
-from umer1_core.errors import SourceError
-from umer1_core.pairs import pair_record
-from umer1_core.sampling.draw import Drawn, draw
-from umer1_core.sampling.llava_hound import LlavaHound, list_llava_hound
-from umer1_core.sampling.mmeb import MmebSubset, list_mmeb
+from schemas.recipe import MediaRules
+from umer1_core.pairs import Modality, Pair, pair_record
+from umer1_core.sampling.finished import finished_source, inherit_source, pair_shards, rows_state, source_slug
+from umer1_core.sampling.imported import ImportedResponses
+from umer1_core.sampling.layouts import list_sources, open_layout
 from umer1_core.sampling.opening import Opened, open_rows
-from umer1_core.sampling.rows import Layout, Refused, SourceSpec
+from umer1_core.sampling.rows import Layout, RawRow, Refused, SourceSpec
 from umer1_core.sampling.sides import index_sides
-from umer1_core.sampling.vidore import list_vidore, vidore_layout
-from umer1_core.sampling.visrag import list_visrag, visrag_layout
+from umer1_core.sampling.windows import Selection, select
 from umer1_core.shards import remove_shards
 from umer1_core.store import ShardEntry, Store
 
-__all__ = ["SourceSpec", "index_sides", "list_sources", "sample_source"]
-
-
-def list_sources(sources: Sequence[Source]) -> list[SourceSpec]:
-    """Every readable unit of the recipe's sources. Raises SourceError for what is missing or named twice."""
-    specs = [spec for source in sources for spec in _list(source)]
-    for name, times in Counter(spec.name for spec in specs).items():
-        if times > 1:
-            raise SourceError(f"The source {name} stands {times} times in `sources`.", "Keep one of them.")
-    return specs
+__all__ = ["SourceSpec", "index_sides", "list_sources", "open_layout", "sample_source"]
 
 
 def sample_source(
-    spec: SourceSpec, seed: int, store: Store, shard_rows: int = 10_000, fingerprint: str = ""
+    spec: SourceSpec,
+    seed: int,
+    store: Store,
+    shard_rows: int = 10_000,
+    fingerprint: str = "",
+    rules: MediaRules = MediaRules(),
 ) -> list[ShardEntry]:
-    """Draw a source, open the media of the drawn rows, and write its shards. The last entry is the rejections'."""
+    """Draw a source, open the media of the drawn rows, and write its shards. The last entry is the rejections'.
+
+    What the parent version drew of the same files is shared with it. Responses that came with the rows go to
+    `<store>/imported` (umer1_core.sampling.imported).
+    """
     slug = source_slug(spec.name)
-    if done := store.entry("rejections", slug, fingerprint):
-        shards = _pair_shards(store, slug)
-        if len(shards) == done.metrics["shards"]:
-            return [*shards, done]
-    remove_shards(store, "rejections", [slug])
-    remove_shards(store, "pairs", [entry.shard for entry in _pair_shards(store, slug)])
     layout = open_layout(spec)
-    drawn = draw(layout.rows(), spec.limit, seed)
-    tally = _Tally(spec, drawn)
+    if finished := finished_source(store, slug, fingerprint) or inherit_source(store, slug, fingerprint, layout):
+        return finished
+    remove_shards(store, "rejections", [slug])
+    remove_shards(store, "pairs", [entry.shard for entry in pair_shards(store, slug)])
+    state = rows_state(layout)
+    selection = select(layout, spec.limit, seed)
+    responses = ImportedResponses(store, slug, spec.unit, fingerprint)
+    tally = _Tally(spec, selection)
     entries: list[ShardEntry] = []
     waiting: list[dict[str, Any]] = []
-    for result in open_rows(layout, drawn.rows, spec.modality):
-        tally.add(result)
-        if isinstance(result, Opened):
-            waiting.append(pair_record(result.pair))
+    for pair in _pairs(layout, selection, spec.modality, rules, tally, responses):
+        waiting.append(pair_record(pair))
         if len(waiting) == shard_rows:
             entries.append(store.write_shard("pairs", f"{slug}-{len(entries):05d}", waiting, fingerprint))
             waiting = []
     if waiting:
         entries.append(store.write_shard("pairs", f"{slug}-{len(entries):05d}", waiting, fingerprint))
+    responses.close()
+    metrics = tally.metrics(len(entries)) | {"imported": responses.rows, "imported_shards": responses.shards}
+    metrics["files"] = state
     rows = (asdict(row) for row in tally.refused)
-    return [*entries, store.write_shard("rejections", slug, rows, fingerprint, **tally.metrics(len(entries)))]
+    return [*entries, store.write_shard("rejections", slug, rows, fingerprint, **metrics)]
 
 
-def open_layout(spec: SourceSpec) -> Layout:
-    """The reader of a unit."""
-    config = spec.config
-    root = Path(config.root).expanduser().resolve()
-    if isinstance(config, MmebSource):
-        return MmebSubset(root, spec.unit, config.split)
-    if isinstance(config, LlavaHoundSource):
-        return LlavaHound(root, spec.unit, config.frames)
-    return vidore_layout(str(root)) if isinstance(config, VidoreSource) else visrag_layout(str(root))
-
-
-def source_slug(name: str) -> str:
-    """The source's name as part of a file name."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", name)
-
-
-def _list(source: Source) -> list[SourceSpec]:
-    if isinstance(source, MmebSource):
-        return list_mmeb(source)
-    if isinstance(source, LlavaHoundSource):
-        return list_llava_hound(source)
-    return list_vidore(source) if isinstance(source, VidoreSource) else list_visrag(source)
-
-
-def _pair_shards(store: Store, slug: str) -> list[ShardEntry]:
-    """Told by name, so that a source does not read entries that others are writing."""
-    folder = store.at("entries/pairs")
-    if not store.fs.exists(folder):
-        return []
-    name = re.compile(rf"({re.escape(slug)}-\d{{5}})\.json")
-    matches = [name.fullmatch(path.rpartition("/")[2]) for path in sorted(store.fs.find(folder))]
-    entries = [store.entry("pairs", match.group(1)) for match in matches if match]
-    return [entry for entry in entries if entry]
+def _pairs(
+    layout: Layout,
+    selection: Selection,
+    modality: Modality,
+    rules: MediaRules,
+    tally: _Tally,
+    responses: ImportedResponses,
+) -> Iterator[Pair]:
+    """The pairs in the order in which their media were opened; everything is counted, responses are kept."""
+    for window in selection.windows:
+        opened: list[tuple[RawRow, Opened]] = []
+        for result in open_rows(layout, window, modality, rules):
+            tally.add(result)
+            if isinstance(result, Opened):
+                yield result.pair
+                row = window[result.number]
+                if row.query.response or row.target.response:
+                    opened.append((row, result))
+        for row, result in sorted(opened, key=lambda each: each[1].number):
+            responses.add(row, result.pair)
 
 
 class _Tally:
     """Counts of one source, also by the source its rows are called (VisRAG has several)."""
 
-    def __init__(self, spec: SourceSpec, drawn: Drawn) -> None:
-        self.spec, self.drawn = spec, drawn
-        self.refused = list(drawn.refused)
+    def __init__(self, spec: SourceSpec, selection: Selection) -> None:
+        self.spec, self.counts, self.drawn = spec, selection.counts, selection.rows
+        self.refused = list(selection.counts.refused)
         self.pairs: Counter[str] = Counter()
+        self.modality: dict[str, Modality] = {}
         self.negatives_dropped = 0
 
     def add(self, result: Opened | Refused) -> None:
@@ -117,28 +102,33 @@ class _Tally:
             self.refused.append(result)
         else:
             self.pairs[result.pair.source] += 1
+            self.modality.setdefault(result.pair.source, result.pair.modality)
             self.negatives_dropped += result.negatives_dropped
 
     def metrics(self, shards: int) -> dict[str, Any]:
         reasons: dict[str, Counter[str]] = defaultdict(Counter)
         for row in self.refused:
             reasons[row.source][row.reason] += 1
-        names = sorted(self.drawn.read) or [self.spec.name]
+        names = sorted(self.counts.read) or [self.spec.name]
         return {
             "source": self.spec.name,
             "modality": self.spec.modality,
             "shards": shards,
-            "drawn": len(self.drawn.rows),
+            "drawn": self.drawn,
             "negatives_dropped": self.negatives_dropped,
+            "noted": dict(sorted(self.counts.noted.items())),
             **self._counts(names, sum(reasons.values(), Counter())),
-            "by_source": {name: self._counts([name], reasons[name]) for name in names},
+            "by_source": {
+                name: self._counts([name], reasons[name]) | {"modality": self.modality.get(name, self.spec.modality)}
+                for name in names
+            },
         }
 
     def _counts(self, names: Iterable[str], reasons: Counter[str]) -> dict[str, Any]:
         names = list(names)
         return {
-            "read": sum(self.drawn.read[name] for name in names),
-            "not_drawn": sum(self.drawn.not_drawn[name] for name in names),
+            "read": sum(self.counts.read[name] for name in names),
+            "not_drawn": sum(self.counts.not_drawn[name] for name in names),
             "pairs": sum(self.pairs[name] for name in names),
             "rejected": dict(sorted(reasons.items())),
         }

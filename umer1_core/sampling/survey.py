@@ -7,13 +7,14 @@ text and by where their media lie: equal media under two names count twice, so t
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 from blake3 import blake3
 
-from umer1_core.sampling.draw import draw
+from umer1_core.sampling.layouts import open_layout
 from umer1_core.sampling.rows import RawSide, SourceSpec
-from umer1_core.sampling.sample import open_layout
+from umer1_core.sampling.windows import select
 
 
 @dataclass(frozen=True)
@@ -39,10 +40,11 @@ class SideCount:
 
 def survey_source(spec: SourceSpec, seed: int) -> Survey:
     """Read a source's rows, not its media."""
-    drawn = draw(open_layout(spec).rows(), spec.limit, seed)
-    queries = np.fromiter((_hash(row.query, spec) for row in drawn.rows), np.uint64, len(drawn.rows))
-    targets = np.fromiter((_hash(row.target, spec) for row in drawn.rows), np.uint64, len(drawn.rows))
-    return Survey(spec, sum(drawn.read.values()), len(drawn.rows), queries, targets)
+    selection = select(open_layout(spec), spec.limit, seed)
+    rows = chain.from_iterable(selection.windows)
+    pairs = ((_hash(row.query, spec), _hash(row.target, spec)) for row in rows)
+    hashes = np.fromiter(pairs, np.dtype((np.uint64, 2)), selection.rows)
+    return Survey(spec, selection.counts.read.total(), selection.rows, hashes[:, 0], hashes[:, 1])
 
 
 def count_sides(surveys: list[Survey], samples: int) -> list[SideCount]:

@@ -6,20 +6,21 @@ answer and the page's file name (the image's name or bytes where there is none).
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from schemas.recipe import VidoreSource
 from umer1_core.errors import BadInput
 from umer1_core.sampling.cells import CellLayout, cell_reference, image_key
 from umer1_core.sampling.instructions import DOCUMENT_QUESTION
-from umer1_core.sampling.rows import RawRow, RawSide, Refused, SourceSpec, checked, parquet_files, text_of
+from umer1_core.sampling.parquet import train_files
+from umer1_core.sampling.rows import RawRow, RawSide, Refused, SourceSpec, checked, place_of
+from umer1_core.sampling.texts import text_of
 
 NAME = "vidore/colpali_train_set"
 
 
 def list_vidore(config: VidoreSource) -> list[SourceSpec]:
-    parquet_files(config.root, NAME)
+    train_files(config.root, NAME)
     return [SourceSpec(NAME, "visdoc", config, config.limit)]
 
 
@@ -28,13 +29,13 @@ def vidore_layout(root: str) -> CellLayout:
     return CellLayout(root, NAME, ("query", "answer"), _row, optional=("image_filename",))
 
 
-def _row(cells: dict[str, Any], file: Path, number: int) -> RawRow | Refused:
+def _row(cells: dict[str, Any], file: str, number: int) -> RawRow | Refused:
     try:
-        query = text_of(cells["query"], "query", number, str(file)).strip()
-        answer = text_of(cells["answer"], "answer", number, str(file)).strip()
+        query = text_of(cells["query"], "query", number, file).strip()
+        answer = text_of(cells["answer"], "answer", number, file).strip()
     except BadInput as error:
-        return Refused(NAME, f"{file.name}#{number}", error.reason, error.detail)
+        return Refused(NAME, place_of(file, number), error.reason, error.detail)
     page = cell_reference(file, "image", number) if query else ""
-    key = "\x1f".join([query, answer, cells.get("image_filename") or image_key(cells)])
+    key = "\x1f".join([query, answer, cells.get("image_filename") or image_key(cells["image"])])
     asked = RawSide(DOCUMENT_QUESTION + query if query else "", page, "image" if query else "query")
-    return checked(RawRow(NAME, key, str(file), number, asked, RawSide(answer, "", "answer")))
+    return checked(RawRow(NAME, key, file, number, asked, RawSide(answer, "", "answer")))

@@ -6,20 +6,21 @@ row's own source, as `visrag/ChartQA`. A row's key is query, source and the imag
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from schemas.recipe import VisragSource
 from umer1_core.errors import BadInput
 from umer1_core.sampling.cells import CellLayout, cell_reference, image_key
 from umer1_core.sampling.instructions import VISRAG_QUERY, VISRAG_TARGET
-from umer1_core.sampling.rows import RawRow, RawSide, Refused, SourceSpec, checked, parquet_files, text_of
+from umer1_core.sampling.parquet import train_files
+from umer1_core.sampling.rows import RawRow, RawSide, Refused, SourceSpec, checked, place_of
+from umer1_core.sampling.texts import text_of
 
 NAME = "visrag"
 
 
 def list_visrag(config: VisragSource) -> list[SourceSpec]:
-    parquet_files(config.root, NAME)
+    train_files(config.root, NAME)
     return [SourceSpec(NAME, "visdoc", config, config.limit)]
 
 
@@ -28,11 +29,11 @@ def visrag_layout(root: str) -> CellLayout:
     return CellLayout(root, NAME, ("query", "source"), _row)
 
 
-def _row(cells: dict[str, Any], file: Path, number: int) -> RawRow | Refused:
-    where = f"{file.name}#{number}"
+def _row(cells: dict[str, Any], file: str, number: int) -> RawRow | Refused:
+    where = place_of(file, number)
     try:
-        query = text_of(cells["query"], "query", number, str(file)).strip()
-        source = text_of(cells["source"], "source", number, str(file))
+        query = text_of(cells["query"], "query", number, file).strip()
+        source = text_of(cells["source"], "source", number, file)
     except BadInput as error:
         return Refused(NAME, where, error.reason, error.detail)
     if source not in VISRAG_QUERY:
@@ -40,4 +41,5 @@ def _row(cells: dict[str, Any], file: Path, number: int) -> RawRow | Refused:
         return Refused(NAME, where, "unknown_source", detail)
     asked = RawSide(VISRAG_QUERY[source] + query if query else "", "", "query")
     page = RawSide(VISRAG_TARGET[source], cell_reference(file, "image", number), "image")
-    return checked(RawRow(f"{NAME}/{source}", f"{query}\x1f{image_key(cells)}", str(file), number, asked, page))
+    key = f"{query}\x1f{image_key(cells['image'])}"
+    return checked(RawRow(f"{NAME}/{source}", key, file, number, asked, page))

@@ -25,7 +25,7 @@ from umer1_core.backbone.collate import Encoder
 from umer1_core.backbone.model import Backbone, load_backbone, save_backbone
 from umer1_core.errors import BadInput
 from umer1_core.miniature.student import build_student
-from umer1_core.pairs import Media
+from umer1_core.pairs import Media, media_from_record
 from umer1_core.sft.checkpoint import (
     Identity,
     cut_log,
@@ -220,7 +220,7 @@ def _one_thread() -> Iterator[None]:
 
 
 def _media(records: list[dict[str, Any]]) -> tuple[Media, ...]:
-    return tuple(Media(**(record | {"frames": tuple(record["frames"])})) for record in records)
+    return tuple(media_from_record(record) for record in records)
 
 
 def _silent(step: int, steps: int, losses: dict[str, float]) -> None:

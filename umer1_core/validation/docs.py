@@ -1,17 +1,19 @@
 """The Data Docs as they are kept beside the data: Great Expectations' result pages in a site that needs no network.
 
 Great Expectations' own pages load style and script from six hosts. Here each result keeps its content and gets a
-local style and a policy that forbids scripts; `index.html` says first what failed.
+local style and a policy that forbids scripts; `index.html` says first what failed, then every expectation by group.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from html import escape
+from itertools import groupby
 from pathlib import Path
 
 from umer1_core.store import Store
-from umer1_core.validation.expectations import Failure, Findings
+from umer1_core.validation.expectations import Check, Failure, Findings
 
 _SCRIPTS = re.compile(r"<script\b.*?</script\s*>", re.DOTALL | re.IGNORECASE)
 _CONTENT = re.compile(r'<div class="col-md-10.*?(?=<footer)', re.DOTALL)
@@ -28,6 +30,7 @@ body { font: 15px/1.55 system-ui, sans-serif; color: var(--ink); background: var
 main { max-width: 62rem; margin: 0 auto; padding: 2.5rem 1.5rem 5rem }
 h1 { font-size: 1.9rem; letter-spacing: -.02em; margin: .2rem 0 .4rem }
 h2 { font-size: 1.15rem; margin: 2.4rem 0 .6rem }
+h2 .small { font-weight: 400; font-size: .85rem; margin-left: .4rem } h2 .pill { margin-left: .4rem }
 h5 { font-size: 1rem; margin: 2rem 0 .4rem } h6 { font-size: .85rem; color: var(--soft); margin: .8rem 0 .2rem }
 a { color: inherit; text-underline-offset: 3px } .soft { color: var(--soft) } code { font-size: .9em }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums }
@@ -52,27 +55,60 @@ def publish_docs(built: Path, store: Store, folder: str, title: str, data_hash: 
     names = {page.relative_to(built / "validations").parts[0]: page for page in results.values()}
     for name, page in names.items():
         store.write_bytes(f"{folder}/{_slug(name)}.html", _page(f"{title} · {name}", _result(name, page)).encode())
-    index = _index(title, data_hash, findings, {name: "fa-times" in names[name].read_text() for name in names})
+    index = _index(title, data_hash, findings, names)
     store.write_bytes(f"{folder}/index.html", _page(f"Validation of {title}", index).encode())
 
 
-def _index(title: str, data_hash: str, findings: Findings, failed: dict[str, bool]) -> str:
+def failing_first(checks: Iterable[Check]) -> list[Check]:
+    """Groups with failures first, and inside a group the failing expectations first; otherwise as they were."""
+    checks = list(checks)
+    failing = {check.group for check in checks if check.failures}
+    order = {group: place for place, group in enumerate(dict.fromkeys(check.group for check in checks))}
+    return sorted(checks, key=lambda check: (check.group not in failing, order[check.group], not check.failures))
+
+
+def _index(title: str, data_hash: str, findings: Findings, pages: Iterable[str]) -> str:
+    count = sum(1 for check in findings.checks if check.failures)
     verdict = (
-        f'<span class="pill bad">{len(findings.failures)} failures</span>'
-        if findings.failures
+        f'<span class="pill bad">{count} of {findings.expectations} expectations fail</span>'
+        if count
         else '<span class="pill good">validated</span>'
-    )
-    rows = "".join(
-        f'<tr><td><a href="{_slug(name)}.html">{escape(name)}</a></td><td>{_pill(bad)}</td></tr>'
-        for name, bad in failed.items()
     )
     return (
         f"<p>{verdict}</p><h1>Validation of {escape(title)}</h1>"
         f'<p class="soft">{findings.expectations} expectations, Great Expectations {escape(findings.library)}, '
         f"content <code>{escape(data_hash)}</code></p>{_failure_list(findings.failures)}"
-        f"<h2>Suites</h2><table><tr><th>suite</th><th>result</th></tr>{rows}</table>"
+        f"{_groups(findings.checks, set(pages))}"
         '<p class="soft"><a href="../index.html">The data set\'s report</a></p>'
     )
+
+
+def _groups(checks: tuple[Check, ...], pages: set[str]) -> str:
+    """A table a group: what is expected, why, and whether it holds."""
+    parts = []
+    for group, members in groupby(failing_first(checks), key=lambda check: check.group):
+        found = list(members)
+        bad = sum(1 for check in found if check.failures)
+        state = f'<span class="pill bad">{bad} fail</span>' if bad else '<span class="pill good">holds</span>'
+        places = f"{found[0].places:,} row{'s' if found[0].places != 1 else ''}"
+        link = f' <a class="soft" href="{_slug(group)}.html">details</a>' if group in pages else ""
+        rows = "".join(map(_check_row, found))
+        parts.append(
+            f"<h2>{escape(group)} {state} <span class='soft small'>{places}{link}</span></h2>"
+            f"<table><tr><th>value</th><th>expected</th><th>because</th><th>result</th></tr>{rows}</table>"
+        )
+    return "".join(parts)
+
+
+def _check_row(check: Check) -> str:
+    return (
+        f"<tr><td><code>{escape(check.column)}</code></td><td>{escape(check.demand)}</td>"
+        f"<td>{_code(check.why)}</td><td>{_pill(bool(check.failures))}</td></tr>"
+    )
+
+
+def _code(text: str) -> str:
+    return re.sub(r"`([^`]*)`", r"<code>\1</code>", escape(text))
 
 
 def _failure_list(failures: tuple[Failure, ...]) -> str:

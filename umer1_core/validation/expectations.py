@@ -1,18 +1,23 @@
-"""Great Expectations at arm's length: frames and suites in, failures and Data Docs out.
+"""Great Expectations at arm's length: frames and suites in; checks with their failures, and Data Docs, out.
 
 Guarantees: nothing is sent anywhere (analytics are off before the import); a sampled row is named by its pair_id and
-its text never enters the docs, since Great Expectations writes values into HTML unescaped.
+its text never enters the docs, since Great Expectations writes values into HTML unescaped. An expectation that cannot
+be evaluated (an exception inside it, a column that nobody measured) fails.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
 import pandas as pd
+
+from umer1_core.validation.words import complaint, demand
 
 if TYPE_CHECKING:
     from great_expectations import ExpectationSuite
@@ -22,6 +27,7 @@ if TYPE_CHECKING:
     from great_expectations.expectations.expectation_configuration import ExpectationConfiguration
 
 SITE = "umer1"
+NOTE = "note"  # of a frame's row: what a message about it says further
 _NAMED = 5  # failing shards or rows that a message names, of each expectation
 
 
@@ -51,94 +57,103 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True)
-class Findings:
+class Check:
+    """One expectation: what it is about, what it demands and why, and where it was not met."""
+
+    group: str
+    column: str
+    demand: str
+    why: str
+    places: int
     failures: tuple[Failure, ...]
-    expectations: int
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    checks: tuple[Check, ...]
     library: str
+
+    @property
+    def expectations(self) -> int:
+        return len(self.checks)
+
+    @property
+    def failures(self) -> tuple[Failure, ...]:
+        return tuple(failure for check in self.checks for failure in check.failures)
 
 
 def check(frames: list[Frame], suites: dict[str, list[dict[str, Any]]], docs: Path) -> Findings:
-    """Run every frame's suite and write the Data Docs site into `docs`."""
+    """Run every frame's suite and write the Data Docs site into `docs`. Frames without rows are not run."""
     gx = _great_expectations()
     context = _context(docs)
     source = context.data_sources.add_pandas("umer1")
-    failures: list[Failure] = []
-    count = 0
+    checks: list[Check] = []
     for frame in frames:
+        if not frame.rows:
+            continue
         suite = context.suites.add(gx.ExpectationSuite(frame.name, expectations=suites[frame.name]))
         batch = source.add_dataframe_asset(frame.name).add_batch_definition_whole_dataframe("rows")
-        failures += _check_frame(context, frame, suite, batch)
-        count += len(suite.expectations)
+        checks += _check_frame(context, frame, suite, batch)
     context.build_data_docs()
-    return Findings(tuple(failures), count, str(gx.__version__))
+    return Findings(tuple(checks), str(gx.__version__))
 
 
 def _check_frame(
     context: EphemeralDataContext, frame: Frame, suite: ExpectationSuite, batch: BatchDefinition
-) -> list[Failure]:
+) -> Iterator[Check]:
     gx = _great_expectations()
     definition = context.validation_definitions.add(gx.ValidationDefinition(name=frame.name, data=batch, suite=suite))
-    columns = dict.fromkeys([*frame.rows[0], *(e.configuration.kwargs["column"] for e in suite.expectations)])
+    measured = list(dict.fromkeys(name for row in frame.rows for name in row))
+    columns = dict.fromkeys([*measured, *(e.configuration.kwargs["column"] for e in suite.expectations)])
     parameters = {"dataframe": pd.DataFrame(frame.rows, columns=list(columns))}
-    shown: dict[str, Any] = {"result_format": "COMPLETE", "unexpected_index_column_names": [frame.index]}
+    named = [frame.index, NOTE] if NOTE in measured else [frame.index]
+    shown: dict[str, Any] = {"result_format": "COMPLETE", "unexpected_index_column_names": named}
     if frame.private:
         shown["partial_unexpected_count"] = 0
     checkpoint = context.checkpoints.add(
         gx.Checkpoint(name=frame.name, validation_definitions=[definition], result_format=shown)
     )
     (result,) = checkpoint.run(batch_parameters=parameters).run_results.values()
-    failed = [each for each in result.results if not each.success]
-    return [failure for each in failed for failure in _failures(frame, each)]
+    intact = [row for row in frame.rows if row.get("intact", True)]
+    for each in result.results:
+        config = cast("ExpectationConfiguration", each.expectation_config)
+        column = str(config.kwargs["column"])
+        unmeasured = bool(intact) and not all(column in row for row in intact)
+        failures = _failures(frame, each, unmeasured) if unmeasured or not each.success else []
+        why = str(getattr(config, "notes", "") or "")
+        yield Check(frame.name, column, demand(config.type, config.kwargs), why, len(frame.rows), tuple(failures))
 
 
-def _failures(frame: Frame, result: ExpectationValidationResult) -> list[Failure]:
+def _failures(frame: Frame, result: ExpectationValidationResult, unmeasured: bool) -> list[Failure]:
     config = cast("ExpectationConfiguration", result.expectation_config)
     kind, column = config.type, str(config.kwargs["column"])
     places = result.result.get("unexpected_index_list") or []
-    if not places:
-        cause = _exception(result)
+    if unmeasured or not places:
+        cause = " (it was not measured)" if unmeasured else _exception(result)
         sentence = f"{frame.place}: {column} cannot be checked{cause}."
         return [Failure(kind, frame.place, column, None, sentence)]
-    found = [
-        _failure(kind, column, config.kwargs, f"{frame.place} {place[frame.index]}".strip(), place.get(column))
-        for place in places[:_NAMED]
-    ]
+    found = [_failure(kind, column, config.kwargs, frame, place) for place in places[:_NAMED]]
     more = int(result.result["unexpected_count"]) - len(found)
     if more > 0:
         found.append(Failure(kind, frame.place, column, None, f"{frame.place}: {column} fails in {more:,} more."))
     return found
 
 
-def _failure(kind: str, column: str, limits: dict[str, Any], where: str, value: Any) -> Failure:
-    observed = value.item() if hasattr(value, "item") else value
-    return Failure(kind, where, column, observed, f"{where}: {column} {_complaint(kind, limits, observed)}")
-
-
-def _complaint(kind: str, limits: dict[str, Any], value: Any) -> str:
-    low, high = limits.get("min_value"), limits.get("max_value")
-    match kind:
-        case "expect_column_values_to_be_between" if low == high:
-            return f"is {_number(value)}, not {_number(low)}"
-        case "expect_column_values_to_be_between" if high is not None and value > high:
-            return f"{_number(value)} is above {_number(high)}"
-        case "expect_column_values_to_be_between":
-            return f"{_number(value)} is below {_number(low)}"
-        case "expect_column_values_to_not_be_null":
-            return "is missing"
-        case "expect_column_values_to_match_regex":
-            return f"does not have its form: {str(value)[:80]!r}"
-        case _ if limits.get("value_set") == [True]:
-            return "is false: the file is missing or is not the one its entry names"
-    return f"{value!r:.80} is not one of {', '.join(map(str, limits.get('value_set', [])))}"
-
-
-def _number(value: Any) -> str:
-    return f"{value:,.4g}" if isinstance(value, float) and value != int(value) else f"{int(value):,}"
+def _failure(kind: str, column: str, limits: dict[str, Any], frame: Frame, place: dict[str, Any]) -> Failure:
+    value, where = place.get(column), f"{frame.place} {place[frame.index]}".strip()
+    observed = value.item() if isinstance(value, np.generic) else value
+    note = place.get(NOTE)
+    said = f"{where}: {column} {complaint(kind, limits, observed)}" + (f" ({note})" if isinstance(note, str) else "")
+    return Failure(kind, where, column, observed, said)
 
 
 def _exception(result: ExpectationValidationResult) -> str:
-    message = (result.exception_info or {}).get("exception_message")
-    return f" ({str(message)[:120]})" if message else ""
+    """The message of an exception inside an expectation: one for it, or one for each of its metrics."""
+    information: dict[str, Any] = result.exception_info or {}
+    nested = [each for each in information.values() if isinstance(each, dict)]
+    messages = (each.get("exception_message") for each in (information, *nested))
+    message = next((str(each) for each in messages if each), "")
+    return f" ({message[:120]})" if message else ""
 
 
 def _context(docs: Path) -> EphemeralDataContext:

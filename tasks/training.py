@@ -11,7 +11,7 @@ from schemas.recipe import Recipe
 from tasks.common import TASK_OPTIONS
 from umer1_core.evaluation.evaluate import evaluate_recipe
 from umer1_core.publishing.report import write_report
-from umer1_core.sampling import held_out as held_out_pairs
+from umer1_core.sampling.held_out import held_out_tables
 from umer1_core.sft.train import train
 from umer1_core.status import enter_stage
 from umer1_core.store import Store
@@ -42,8 +42,7 @@ def train_student(recipe: Recipe, root: str) -> None:
 @task(name="sample held-out pairs", **TASK_OPTIONS)
 def sample_held_out(recipe: Recipe, root: str) -> str:
     """The root of the held-out pairs' own tables."""
-    store = Store(f"{root}/held_out")
-    return held_out_pairs.sample_held_out(recipe.evaluation.sources, recipe.seed, store, recipe.media).root
+    return held_out_tables(recipe, root).root
 
 
 @task(name="evaluate", **TASK_OPTIONS)

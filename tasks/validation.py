@@ -13,7 +13,7 @@ from prefect.events import emit_event
 from schemas.recipe import Recipe
 from tasks.common import TASK_OPTIONS
 from umer1_core.errors import ValidationFailed
-from umer1_core.sampling.held_out import sample_held_out
+from umer1_core.sampling.held_out import held_out_tables
 from umer1_core.status import enter_stage
 from umer1_core.store import Store
 from umer1_core.validation.reports import report_link
@@ -33,8 +33,7 @@ def check(recipe: Recipe, root: str, data_hash: str) -> None:
     """
     store = Store(root)
     enter_stage(store, "validation")
-    held_out = _held_out(recipe, root)
-    outcome = validate(store, recipe.validation, data_hash, parent_of(store), held_out)
+    outcome = validate(store, recipe.validation, data_hash, parent_of(store), held_out_tables(recipe, root))
     create_markdown_artifact(
         key="validation",
         description=headline(outcome),
@@ -48,13 +47,6 @@ def check(recipe: Recipe, root: str, data_hash: str) -> None:
             f"then: umer1 validate {root}",
         )
     get_run_logger().info("The data set %s is valid: %d expectations hold.", data_hash, outcome.expectations)
-
-
-def _held_out(recipe: Recipe, root: str) -> Store | None:
-    """The tables of the evaluation's pairs; finished ones are left as they are, and evaluation uses them again."""
-    if not recipe.evaluation.sources:
-        return None
-    return sample_held_out(recipe.evaluation.sources, recipe.seed, Store(f"{root}/held_out"))
 
 
 @task(

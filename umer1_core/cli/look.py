@@ -9,7 +9,6 @@ import typer
 from umer1_core.cli.app import Dataset, console, verb
 from umer1_core.console import print_status, print_summary
 from umer1_core.status import read_status
-from umer1_core.store import Store
 from umer1_core.versions import recipe_of, resolve
 
 
@@ -36,17 +35,13 @@ def report(dataset: Dataset) -> None:
 def validate(dataset: Dataset) -> None:
     """Hold a finished data set against its expectations again: parent version, held-out pairs, Data Docs, marker."""
     from umer1_core.errors import ValidationFailed
-    from umer1_core.sampling.held_out import sample_held_out
+    from umer1_core.sampling.held_out import held_out_tables
     from umer1_core.validation.summary import headline
     from umer1_core.validation.validate import validate_version
 
     store = resolve(dataset)
     recipe = recipe_of(store)
-    held_out = None
-    if recipe.evaluation.sources:
-        tables = Store(f"{store.root}/held_out")
-        held_out = sample_held_out(recipe.evaluation.sources, recipe.seed, tables, recipe.media)
-    outcome = validate_version(store, recipe.validation, held_out)
+    outcome = validate_version(store, recipe.validation, held_out_tables(recipe, store.root))
     console.print(f"{headline(outcome)}. Data Docs: {outcome.docs}", soft_wrap=True)
     if not outcome.success:
         raise ValidationFailed(outcome.message, f"See {outcome.docs}; mend the shards, or `validation` in the recipe.")

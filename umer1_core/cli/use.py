@@ -11,7 +11,6 @@ from umer1_core.cli.app import Dataset, console, verb
 from umer1_core.console import print_summary, progress_bar
 from umer1_core.publishing.export.pictures import Wanted
 from umer1_core.publishing.export.run import Form, export
-from umer1_core.store import Store
 from umer1_core.versions import exclusive, local_folder, recipe_of, resolve
 
 
@@ -39,7 +38,7 @@ def train(dataset: Dataset) -> None:
 def evaluate(dataset: Dataset) -> None:
     """hit@1 of both embeddings on the recipe's held-out pairs, against chance and the untrained student."""
     from umer1_core.evaluation.evaluate import evaluate_recipe
-    from umer1_core.sampling.held_out import sample_held_out
+    from umer1_core.sampling.held_out import held_out_tables
 
     store = resolve(dataset)
     recipe = recipe_of(store)
@@ -49,10 +48,7 @@ def evaluate(dataset: Dataset) -> None:
         def show(done: int, total: int) -> None:
             bar.update(task, completed=done, total=total)
 
-        held_out = sample_held_out(
-            recipe.evaluation.sources, recipe.seed, Store(f"{store.root}/held_out"), recipe.media
-        )
-        evaluate_recipe(store, held_out, recipe, show)
+        evaluate_recipe(store, held_out_tables(recipe, store.root), recipe, show)
     print_summary(store, console)
 
 

@@ -37,7 +37,7 @@ _SAVED = {"state.json": False, "dataset_dict.json": True}  # what `save_to_disk`
 
 
 def list_dataset(config: DatasetSource) -> list[SourceSpec]:
-    """One unit. Raises SourceError where `datasets` is missing, or finds no such data set or split."""
+    """One unit. Raises SourceError where `datasets` finds no such data set or split."""
     name = f"dataset/{config.name}"
     if not (config.columns.query_text or config.columns.query_image or config.columns.query_video):
         raise SourceError(
@@ -119,21 +119,13 @@ def _no_split(config: DatasetSource, splits: Iterable[str]) -> SourceError:
 # -- what `datasets` knows -------------------------------------------------------------------------------------------
 
 
-def _datasets(config: DatasetSource) -> Any:
-    try:
-        import datasets
-    except ImportError as error:
-        raise SourceError(
-            f"dataset/{config.name} needs the package `datasets`, which is not installed.", "pip install datasets"
-        ) from error
-    return datasets
-
-
 def _data_files(config: DatasetSource) -> tuple[str, Any]:
     """The name of the builder of a data set, and the files of the split."""
     name = f"dataset/{config.name}"
+    import datasets  # takes a second; only recipes that name one wait for it
+
     try:
-        builder = _datasets(config).load_dataset_builder(
+        builder = datasets.load_dataset_builder(
             config.path, name=config.config or None, revision=config.revision or None
         )
     except (OSError, ValueError, ImportError, RuntimeError) as error:
@@ -155,7 +147,8 @@ def _parquet_files(config: DatasetSource) -> list[str] | None:
 
 def _converted(config: DatasetSource) -> Path:
     """The split as one Parquet file of the mapped columns, written unless it is there."""
-    datasets = _datasets(config)
+    import datasets
+
     target = Path(datasets.config.HF_DATASETS_CACHE) / "umer1" / f"{_identity(config)}.parquet"
     if target.exists():
         return target
@@ -190,7 +183,8 @@ def _identity(config: DatasetSource) -> str:
 
 def _stream(config: DatasetSource) -> Any:
     """The rows, images not decoded."""
-    datasets = _datasets(config)
+    import datasets
+
     saved = _saved(config)
     if saved is None:
         chosen = {"name": config.config or None, "split": config.split, "revision": config.revision or None}

@@ -1,17 +1,16 @@
-"""Held-out pairs: sampled like training pairs, into tables of their own."""
+"""Held-out pairs: sampled like training pairs, into tables of their own beside the data set."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from schemas.recipe import MediaRules, Source
+from schemas.recipe import Recipe
 from umer1_core.sampling.sample import list_sources, sample_source
 from umer1_core.store import Store, fingerprint
 
 
-def sample_held_out(sources: Sequence[Source], seed: int, store: Store, rules: MediaRules = MediaRules()) -> Store:
-    """Sample every source into `store`; what is there already stays."""
-    for spec in list_sources(sources):
-        made_from = fingerprint(repr(spec), seed, rules.model_dump())
-        sample_source(spec, seed, store, fingerprint=made_from, rules=rules)
+def held_out_tables(recipe: Recipe, root: str) -> Store:
+    """The tables of the evaluation's pairs, sampled where they are not yet; empty where the recipe names none."""
+    store = Store(f"{root}/held_out")
+    for spec in list_sources(recipe.evaluation.sources):
+        made_from = fingerprint(repr(spec), recipe.seed, recipe.media.model_dump())
+        sample_source(spec, recipe.seed, store, fingerprint=made_from, rules=recipe.media)
     return store

@@ -15,11 +15,9 @@ def push(folder: Path, name: str) -> str:
 
     Resumable: what the hub has already is not sent again. Raises StorageError.
     """
-    try:
-        from huggingface_hub import HfApi
-        from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-    except ImportError as error:
-        raise StorageError("huggingface_hub is not installed.", "Install it: pip install huggingface_hub.") from error
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
     hub = HfApi(endpoint=os.environ.get("HF_ENDPOINT"))
     try:
         address = hub.create_repo(name, repo_type="dataset", private=True, exist_ok=True)

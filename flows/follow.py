@@ -100,15 +100,18 @@ def start(verb: str, recipe: Recipe, reason: str = "") -> UUID:
     return cast(FlowRun, run).id  # a coroutine only inside an event loop
 
 
-def follow(run_id: UUID, recipe: Recipe, printer: StatusPrinter) -> None:
-    """Print progress until the flow run ends. Raises Fatal with the run's own message when it did not complete."""
+def follow(run_id: UUID, recipe: Recipe, printer: StatusPrinter, finished: Version | None = None) -> None:
+    """Print progress until the flow run ends. Raises Fatal with the run's own message when it did not complete.
+
+    finished: a version that stood before the run; it is shown only when the run has found nothing to do but it.
+    """
     from prefect.client.orchestration import get_client
 
     with get_client(sync_client=True) as client:
         while True:
             state = client.read_flow_run(run_id).state
             version = newest(recipe.output)
-            if version is not None:
+            if version is not None and (version != finished or (state is not None and state.is_completed())):
                 printer.show(version.store)
             if state is not None and state.is_final():
                 if not state.is_completed():
@@ -127,8 +130,10 @@ def requests_sent(recipe: Recipe) -> int:
 
 def follow_through(verb: str, recipe: Recipe, printer: StatusPrinter, reason: str = "") -> Version | None:
     """Start the run and follow it and the training that it starts; the version they made."""
+    before = newest(recipe.output)
+    finished = before if before and before.store.exists("manifest.json") else None
     try:
-        follow(start(verb, recipe, reason), recipe, printer)
+        follow(start(verb, recipe, reason), recipe, printer, finished)
         version = newest(recipe.output)
         training = find_training(version.root) if version and recipe.training.enabled else None
         if training is not None:
@@ -178,7 +183,9 @@ def main() -> int:
                 f"This run sent {requests_sent(recipe) - before:,} requests to the annotator.", highlight=False
             )
     except Umer1Error as error:
-        console.print(f"[red]Error:[/] {escape(str(error.message))}\n{escape(error.remedy)}", highlight=False)
+        console.print(
+            f"[red]Error:[/] {escape(error.message)}\n{escape(error.remedy)}", highlight=False, soft_wrap=True
+        )
         return 1
     except httpx.TransportError as error:
         console.print(

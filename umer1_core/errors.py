@@ -14,7 +14,8 @@ class Umer1Error(Exception):
         self.remedy = remedy
 
     def __str__(self) -> str:
-        return f"{self.message} {self.remedy}".strip()
+        between = "\n" if "\n" in self.message else " "
+        return f"{self.message}{between}{self.remedy}".strip()
 
     def __reduce__(self) -> tuple[type[Umer1Error], tuple[str, str]]:
         # Prefect pickles the exceptions of tasks; the default loses every argument but the first.

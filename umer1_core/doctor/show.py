@@ -30,23 +30,28 @@ def print_examination(examination: Examination, console: Console) -> None:
 
 
 def _table(examination: Examination) -> Table:
-    table = Table(box=None, pad_edge=False, title=f"{examination.name}: what the sources hold", title_justify="left")
+    """Narrow enough for 80 columns, but for the notes, which are there only where a source has some."""
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), title=f"{examination.name}: what the sources hold")
+    table.title_justify = "left"
+    noted = any(each.notes for each in examination.sources)
     table.add_column("source", no_wrap=True)
-    for name in ("rows", "pairs", "opened", "refused", "median size", "targets", "tokens", "notes"):
-        table.add_column(name, justify="right" if name != "notes" else "left")
+    for name in ("rows", "pairs", "refused", "size", "targets", "tokens"):
+        table.add_column(name, justify="right", no_wrap=True)
+    if noted:
+        table.add_column("notes", overflow="fold")
     for each in examination.sources:
         rows = "?" if each.rows is None else f"{each.rows:,}"
         refused = sum(each.refused.values())
+        notes = [escape(", ".join(f"{name} {count}" for name, count in list(each.notes.items())[:2]))]
         table.add_row(
             escape(each.source),
             f"[yellow]{rows}[/]" if each.disagrees else rows,
             "?" if each.pairs is None else f"{each.pairs:,}",
-            f"{each.opened:,}" if not each.unopened else "-",
-            f"[yellow]{refused:,}[/]" if refused else "0",
+            "-" if each.unopened else f"[yellow]{refused:,}[/]" if refused else "0",
             _size(each),
             f"{each.distinct_targets:.0%}",
             f"{each.query_tokens:,.0f}+{each.target_tokens:,.0f}" if each.opened else "",
-            escape(", ".join(f"{name} {count}" for name, count in list(each.notes.items())[:2])),
+            *(notes if noted else []),
         )
     return table
 
@@ -58,7 +63,7 @@ def _legend(examination: Examination) -> str:
         f" Whole recipe: {pairs:,} pairs, {counted(tokens)} prompt tokens without saving equal sides." if pairs else ""
     )
     return (
-        "opened: rows whose media were looked at. targets: distinct ones among the rows read. "
+        "size: the median of the media opened. targets: distinct ones among the rows read. "
         f"tokens: about, of a query and a target, with the annotation prompt.{whole}"
     )
 

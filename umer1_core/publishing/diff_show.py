@@ -57,22 +57,26 @@ def headline(difference: Difference) -> str:
 def _sources(difference: Difference, changed: Sequence[Kind]) -> Table:
     """The sources that changed, and the kinds of change that occur."""
     kinds: list[str] = [*changed, "kept_in_both", "dropped_in_both"]
-    table = Table(title="Pairs by source, those that changed", title_justify="left")
+    table = Table(title="Pairs by source, those that changed", title_justify="left", box=None, padding=(0, 2, 0, 0))
     table.add_column("source", no_wrap=True)
     for kind in kinds:
         table.add_column(_KINDS[kind], justify="right")
-    table.add_column("newly dropped for")
-    table.add_column("other in the answers")
-    for each in difference.sources:
-        if not any(each.pairs[kind] for kind in changed):
-            continue
+    shown = [each for each in difference.sources if any(each.pairs[kind] for kind in changed)]
+    listed = {
+        "newly dropped for": [_listed(each.reasons) for each in shown],
+        "other in the answers": [_listed(each.changed) for each in shown],
+    }
+    listed = {words: cells for words, cells in listed.items() if any(cells)}
+    for words in listed:
+        table.add_column(words, overflow="fold")
+    for number, each in enumerate(shown):
         counts = [f"{each.pairs[kind]:,}" for kind in kinds]
-        table.add_row(escape(each.source), *counts, _listed(each.reasons), _listed(each.changed))
+        table.add_row(escape(each.source), *counts, *(cells[number] for cells in listed.values()))
     return table
 
 
 def _shards(difference: Difference) -> Table:
-    table = Table(title="Shards", title_justify="left")
+    table = Table(title="\nShards", title_justify="left", box=None, padding=(0, 2, 0, 0))
     for words in ("table", "the same in both", "rewritten in B", "only in A"):
         table.add_column(words, justify="left" if words == "table" else "right")
     for each in difference.shards:
@@ -81,7 +85,7 @@ def _shards(difference: Difference) -> Table:
 
 
 def _settings(difference: Difference) -> Table:
-    table = Table(title="Settings", title_justify="left")
+    table = Table(title="\nSettings", title_justify="left", box=None, padding=(0, 2, 0, 0))
     for words in ("field", "A", "B"):
         table.add_column(words)
     for each in difference.settings:

@@ -19,7 +19,7 @@ from rich.console import Console
 
 from umer1_core.compat import PARENT_VARIABLE, end_with_parent
 from umer1_core.errors import StorageError
-from umer1_core.validation.reports import ADDRESS_VARIABLE, serve_reports
+from umer1_core.reports import ADDRESS_VARIABLE, serve_reports
 from umer1_core.versions import exclusive
 
 DEFAULT_PORT = 4200

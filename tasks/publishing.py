@@ -10,6 +10,7 @@ from umer1_core.console import token_line
 from umer1_core.publishing.card import write_card
 from umer1_core.publishing.publish import publish
 from umer1_core.publishing.report import write_report
+from umer1_core.reports import report_link
 from umer1_core.status import enter_stage
 from umer1_core.store import Store
 from umer1_core.versions import Version
@@ -34,12 +35,15 @@ def publish_tables(recipe: Recipe, version: Version) -> str:
 def report(recipe: Recipe, root: str) -> str:
     path = write_report(Store(root), recipe, recipe.seed)
     manifest = Store(root).read_json("manifest.json")
+    link = report_link(Store(root), "index.html")
+    # Browsers follow no link from a server's page to a file: without a server of reports the path stands as text.
+    what = "The funnel, lengths and a gallery of pairs"
+    where = f"[{what}]({link})" if link else f"{what}:"
+    title = f"# {manifest['name']} v{manifest['version']}"
     create_markdown_artifact(
         key="report",
         description=_headline(manifest["funnel"]),
-        # Browsers follow no link from a server's page to a file, so the path stands as text to copy.
-        markdown=f"# {manifest['name']} v{manifest['version']}\n\nThe funnel, lengths and a gallery of pairs:\n\n"
-        f"    {path}\n\nThe card: `{root}/README.md`\n",
+        markdown=f"{title}\n\n{where}\n\n    {path}\n\nThe card: `{root}/README.md`\n",
     )
     return path
 
@@ -86,12 +90,12 @@ def _rl_table(manifest: dict) -> str:
     lines = [
         f"# {manifest['name']} v{manifest['version']}: {_rl_headline(manifest)}",
         "",
-        f"| modality | data set | source | {' | '.join(name.replace('_', ' ') for name in shown)} |",
-        f"|---|---|---|{'---:|' * len(shown)}",
+        f"| source | modality | {' | '.join(name.replace('_', ' ') for name in shown)} |",
+        f"|---|---|{'---:|' * len(shown)}",
     ]
     for row in manifest["rl_table"]:
         counts = " | ".join(f"{row[name]:,}" for name in shown)
-        lines.append(f"| {row['modality']} | {row['dataset']} | {row['source']} | {counts} |")
+        lines.append(f"| {row['source']} | {row['modality']} | {counts} |")
     return "\n".join(lines)
 
 

@@ -13,10 +13,10 @@ from prefect.events import emit_event
 from schemas.recipe import Recipe
 from tasks.common import TASK_OPTIONS
 from umer1_core.errors import ValidationFailed
+from umer1_core.reports import report_link
 from umer1_core.sampling.held_out import held_out_tables
 from umer1_core.status import enter_stage
 from umer1_core.store import Store
-from umer1_core.validation.reports import report_link
 from umer1_core.validation.summary import headline, to_markdown
 from umer1_core.validation.validate import parent_of, validate
 from umer1_core.versions import is_held

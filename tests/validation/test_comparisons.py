@@ -56,9 +56,23 @@ def test_a_version_is_validated_again_against_its_parent_wherever_it_was_moved(
     store = make_store()
     store.write_json("manifest.json", {"parent": "s3://elsewhere/v0", "data_hash": "hash", "tables": {}})
     assert parent_of(store) is None, "the parent was not moved with it"
-    parent_with(tmp_path, kept=20)
+    parent = parent_with(tmp_path, kept=20)
+    assert parent_of(store) is None, "the parent never met its expectations"
+    parent.write_json("_VALIDATED.json", {})
 
     assert "in the parent" in validate_version(store, Validation()).message
+
+
+def test_the_measure_is_the_nearest_ancestor_that_met_its_expectations(tmp_path: Path) -> None:
+    for number in range(4):
+        store = Store(str(tmp_path / f"v{number}"))
+        store.write_json("manifest.json", {"parent": f"/old/v{number - 1}" if number else ""})
+        if number < 2:
+            store.write_json("_VALIDATED.json", {})
+
+    found = parent_of(store)
+
+    assert found is not None and found.root.endswith("v1")
 
 
 def with_media(store: Store, hashes: dict[int, str]) -> Store:

@@ -6,7 +6,7 @@ with a sentence, never with a traceback.
 
 from __future__ import annotations
 
-import subprocess
+import os
 import sys
 from collections.abc import Callable
 from functools import wraps
@@ -59,7 +59,6 @@ def verb(panel: Panel, example: str) -> Callable[[Callable[..., None]], Callable
 
 
 def run_module(module: str, *arguments: str) -> None:
-    """Run a module as a process of its own; its exit code becomes ours."""
-    code = subprocess.call([sys.executable, "-m", module, *arguments])
-    if code:
-        raise typer.Exit(code)
+    """Become another module's process: signals reach it, and what ends this command ends it too."""
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, "-m", module, *arguments])

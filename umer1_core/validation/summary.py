@@ -29,10 +29,11 @@ def to_markdown(outcome: ValidationOutcome, data_hash: str, link: str = "") -> s
 
 def _failures(outcome: ValidationOutcome) -> str:
     shown = outcome.failures[:_FAILURES_SHOWN]
-    rows = [f"| {_cell(each.where)} | `{each.column}` | {_cell(each.sentence)} |" for each in shown]
+    # A list and not a table: the UI cuts what is wider than a table's cell.
+    lines = [f"- {_cell(each.sentence)}" for each in shown]
     if len(shown) < len(outcome.failures):
-        rows.append(f"| … | | {len(outcome.failures) - len(shown):,} more: see the Data Docs |")
-    return "\n".join(["| where | value | what is wrong |", "|---|---|---|", *rows])
+        lines.append(f"- {len(outcome.failures) - len(shown):,} more: see the Data Docs")
+    return "\n".join(lines)
 
 
 def _groups(checks: tuple[Check, ...]) -> str:

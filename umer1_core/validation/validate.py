@@ -83,12 +83,15 @@ def validate_version(store: Store, validation: Validation, held_out: Store | Non
 
 
 def parent_of(store: Store) -> Store | None:
-    """The finished version that a version was made from; it lies beside it, wherever the data set was moved."""
-    name = str((store.read_json("manifest.json") or {}).get("parent") or "").rstrip("/").rpartition("/")[2]
-    if not name:
-        return None
-    parent = Store(f"{store.root.rpartition('/')[0]}/{name}")
-    return parent if parent.exists("manifest.json") else None
+    """The nearest ancestor that met its expectations: one that did not is no measure of what a share should be.
+
+    Ancestors lie beside the version, wherever the data set was moved.
+    """
+    while name := str((store.read_json("manifest.json") or {}).get("parent") or "").rstrip("/").rpartition("/")[2]:
+        store = Store(f"{store.root.rpartition('/')[0]}/{name}")
+        if store.exists(MARKER):
+            return store
+    return None
 
 
 def require_validated(store: Store, data_hash: str) -> None:

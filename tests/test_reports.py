@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from umer1_core.reports import ADDRESS_VARIABLE, report_link, serve_reports
 from umer1_core.store import Store
-from umer1_core.validation.reports import ADDRESS_VARIABLE, report_link, serve_reports
 
 
 @pytest.fixture

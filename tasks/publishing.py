@@ -15,6 +15,13 @@ from umer1_core.status import enter_stage
 from umer1_core.store import Store
 from umer1_core.versions import Version
 
+_RL_WORDS = {  # short: the UI cuts wide tables
+    "outside_sft": "outside",
+    "taken_outside_sft": "taken outside",
+    "short_of": "short",
+    "outside_band": "outside band",
+}
+
 
 @task(name="publish", **TASK_OPTIONS)
 def publish_tables(recipe: Recipe, version: Version) -> str:
@@ -90,7 +97,7 @@ def _rl_table(manifest: dict) -> str:
     lines = [
         f"# {manifest['name']} v{manifest['version']}: {_rl_headline(manifest)}",
         "",
-        f"| source | modality | {' | '.join(name.replace('_', ' ') for name in shown)} |",
+        f"| source | modality | {' | '.join(_RL_WORDS.get(name, name) for name in shown)} |",
         f"|---|---|{'---:|' * len(shown)}",
     ]
     for row in manifest["rl_table"]:

@@ -39,15 +39,26 @@ def longest_runs(ids: Sequence[int], counts: Sequence[float], floor: int) -> tup
 
 
 def draw_case(rng: np.random.Generator) -> NDArray[np.int32]:
-    """Up to a hundred ids of an alphabet of 2 to 5; in most, a loop of any period at the start, middle or end."""
+    """Up to a hundred ids of an alphabet of 2 to 5; in most, a loop of any period at the start, middle or end.
+
+    One in twenty is several loops on end, some of them again and again: runs in runs, and chains of equal grams.
+    """
+    if rng.random() < 0.05:
+        parts = [draw_loop(rng, int(rng.integers(2, 9))) for _ in range(rng.integers(1, 5))]
+        return np.concatenate(parts * int(rng.integers(1, 3)))[:300].astype(np.int32)
     letters = int(rng.integers(2, 6))
     head, tail = (rng.integers(0, letters, rng.integers(0, 25)) for _ in range(2))
     if rng.random() < 0.25:
         return np.concatenate([head, tail]).astype(np.int32)
-    span = rng.integers(0, letters, rng.integers(1, 17))
-    loop = np.resize(span, int(len(span) * rng.uniform(1, 5)) + 1)
+    loop = draw_loop(rng, letters)
     place = rng.integers(0, 3)
     return np.concatenate([head if place else head[:0], loop, tail if place < 2 else tail[:0]]).astype(np.int32)
+
+
+def draw_loop(rng: np.random.Generator, letters: int) -> NDArray[np.int64]:
+    """One to five copies of a span of up to 16 ids."""
+    span = rng.integers(0, letters, rng.integers(1, 17))
+    return np.resize(span, int(len(span) * rng.uniform(1, 5)) + 1)
 
 
 def main(cases: int) -> int:

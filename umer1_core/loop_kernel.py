@@ -21,7 +21,7 @@ _GRAM, _SHORTEST = 4, 8  # tokens compared at once; matches in a row that a run 
 _STRIDE = _SHORTEST - _GRAM + 1
 _BITS = 12
 _SLOTS = 1 << _BITS
-_CHAIN = 24  # equal grams followed; a row with more is examined through its Lyndon words
+_CHAIN = 100  # equal grams followed; a row with more is examined through its Lyndon words
 _LAST_BASE = 2**30
 _HASH_A, _HASH_B = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xC2B2AE3D27D4EB4F)
 _SHIFT, _HALF = np.uint64(64 - _BITS), np.uint64(32)
@@ -39,7 +39,8 @@ def profile_rows(flat: Ids, offsets: NDArray[np.int64], counts: Counts, floor: i
     for row in range(rows):
         longest = max(longest, offsets[row + 1] - offsets[row])
     heads = np.full(_SLOTS, -1, np.int32)
-    before = np.empty(longest // _STRIDE + 1, np.int32)
+    links = np.zeros((3, longest // _STRIDE + 1), np.int32)
+    around = np.zeros(4, np.int32)
     work = np.empty((4, longest + 1), np.int32)
     base = 0  # samples of a row are numbered from here, so that those of the rows before need not be wiped out
     for row in range(rows):
@@ -47,7 +48,7 @@ def profile_rows(flat: Ids, offsets: NDArray[np.int64], counts: Counts, floor: i
         if base > _LAST_BASE:
             heads[:] = -1
             base = 0
-        if floor == 0 or not _chains_tell(ids, counts, floor, heads, before, base, work, found[row]):
+        if floor == 0 or not _chains_tell(ids, counts, floor, heads, links, base, around, work, found[row]):
             _words_tell(ids, counts, max(floor, 2), work, found[row])
         base += len(ids) // _STRIDE + 1
     return found
@@ -70,13 +71,16 @@ def most_copies(ids: Ids) -> tuple[int, int]:
 
 @njit(nogil=True, cache=True)
 def _chains_tell(
-    ids: Ids, counts: Counts, floor: int, heads: Ids, before: Ids, base: int, work: Ids, found: Ids
+    ids: Ids, counts: Counts, floor: int, heads: Ids, links: Ids, base: int, around: Ids, work: Ids, found: Ids
 ) -> bool:
     """Write the longest runs of two copies and `floor` tokens; False where a chain is too long to be followed.
 
     A run of 16 tokens and period p has at least max(8, p) tokens in a row that equal those p later. Eight in a row hold
     one of the grams of four that start at every fifth place. These are kept in chains by hash, and every place follows
     its own, so that each such run is met.
+
+    around: period, start and end of the run that reaches furthest, and its number. links: of each gram the one before
+    it in its chain; the next one that a place of the same run must look at; and the number of that run.
     """
     size = len(ids)
     if size < 2 * _SHORTEST:
@@ -92,11 +96,12 @@ def _chains_tell(
         if head >= base:
             if fresh:
                 _reset(work, size)
+                around[0], around[1], around[2] = 1, 0, 0
                 fresh = False
-            if not _follow(ids, counts, floor, place, head - base, before, work, found):
+            if not _follow(ids, counts, floor, place, head - base, links, around, work, found):
                 return False
         if until_kept == 0:
-            before[sample] = head - base if head >= base else -1
+            _link(place, sample, head - base if head >= base else -1, links, around)
             heads[slot] = base + sample
             sample += 1
             until_kept = _STRIDE
@@ -105,23 +110,50 @@ def _chains_tell(
 
 
 @njit(nogil=True, cache=True)
-def _follow(ids: Ids, counts: Counts, floor: int, place: int, sample: int, before: Ids, work: Ids, found: Ids) -> bool:
+def _implied(place: int, start: int, around: Ids) -> bool:
+    """Whether two places lie in the run around, some of its periods apart: no other run of that distance has them.
+
+    Such a run would have the same tokens and fewer copies, so that it need not be measured.
+    """
+    inside = place < around[2] and start >= around[1]
+    return inside and np.uint32(place - start) % np.uint32(around[0]) == 0  # half the time of 64 bits
+
+
+@njit(nogil=True, cache=True)
+def _link(place: int, sample: int, head: int, links: Ids, around: Ids) -> None:
+    """Put a gram before the others of its chain."""
+    links[0, sample] = links[1, sample] = head
+    links[2, sample] = around[3]
+    if head >= 0 and _implied(place, head * _STRIDE, around):
+        links[1, sample] = links[1, head] if links[2, head] == around[3] else links[0, head]
+
+
+@njit(nogil=True, cache=True)
+def _follow(
+    ids: Ids, counts: Counts, floor: int, place: int, sample: int, links: Ids, around: Ids, work: Ids, found: Ids
+) -> bool:
     """Measure the stretch of matches with each earlier gram of a chain, unless it is known; False for a long chain."""
     size = len(ids)
     known_from, known_to = work[1], work[2]
     for _ in range(_CHAIN):
         start = sample * _STRIDE
-        sample = before[sample]
         period, end = place - start, start
-        if not known_from[period] <= start < known_to[period]:
-            while end + period < size and ids[end] == ids[end + period]:
-                end += 1
-            if end - start >= _GRAM:
-                while start > 0 and ids[start - 1] == ids[start - 1 + period]:
-                    start -= 1
-                known_from[period], known_to[period] = start, end
-                if end - start >= period and end - start + period >= floor:
-                    _record(period, end - start + period, counts, found)
+        if _implied(place, start, around):
+            sample = links[1, sample] if links[2, sample] == around[3] else links[0, sample]
+        else:
+            sample = links[0, sample]
+            if not known_from[period] <= start < known_to[period]:
+                while end + period < size and ids[end] == ids[end + period]:
+                    end += 1
+                if end - start >= _GRAM:
+                    while start > 0 and ids[start - 1] == ids[start - 1 + period]:
+                        start -= 1
+                    known_from[period], known_to[period] = start, end
+                    if end + period > around[2]:
+                        around[0], around[1], around[2] = period, start, end + period
+                        around[3] += 1
+                    if end - start >= period and end - start + period >= floor:
+                        _record(period, end - start + period, counts, found)
         if sample < 0:
             return True
     return False

@@ -9,7 +9,8 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from schemas.recipe import DatasetSource, Recipe, Section, Source
+from schemas.recipe import Recipe
+from schemas.sources import DatasetSource, Section, Source
 from umer1_core.errors import RecipeError
 
 MINIATURE = "miniature"  # the name under which recipes call the models that ship with the package

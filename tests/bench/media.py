@@ -15,7 +15,7 @@ from unittest import mock
 import numpy as np
 from PIL import Image
 
-from schemas.recipe import MediaRules
+from schemas.sources import MediaRules
 from tests.bench.line import Line, median_cpu_seconds
 from umer1_core.media import archive, data_url, describe, read_image
 from umer1_core.pairs import Media

@@ -20,7 +20,8 @@ import duckdb
 from blake3 import blake3
 from PIL import Image
 
-from schemas.recipe import Annotation, Recipe, Validation, VidoreSource
+from schemas.recipe import Annotation, Recipe, Validation
+from schemas.sources import VidoreSource
 from schemas.tables import TABLES
 from tests.bench.line import Line
 from umer1_core.loops import COUNTS
@@ -102,7 +103,6 @@ def lines(pairs: int = _WHOLE // 10, chars: int = 200) -> Iterator[Line]:
         command = [sys.executable, "-m", "tests.bench.publishing", "--root", f"{folder}/v1"]
         done = subprocess.run(command, check=True, capture_output=True, text=True)
     measured = json.loads(done.stdout.splitlines()[-1])
-    sys.stderr.write(json.dumps(measured) + "\n")
     share, name = pairs / _WHOLE, f"data: {pairs:,} pairs"
     seconds = sum(measured["parts"][part]["seconds"] for part in ("publish", "validate"))
     yield Line(f"{name}, published and validated", seconds, _BUDGET_S * share, "s", "budget", 1.0, False)

@@ -15,7 +15,8 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from schemas.recipe import MediaRules, Recipe
+from schemas.recipe import Recipe
+from schemas.sources import MediaRules
 from umer1_core.doctor.run import Examination, examine
 from umer1_core.doctor.show import print_examination
 from umer1_core.doctor.tokens import media_tokens, text_tokens

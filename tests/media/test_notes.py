@@ -8,7 +8,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from schemas.recipe import MediaRules
+from schemas.sources import MediaRules
 from tests.media.pictures import ORIENTATION, encoded, jpeg, quarters, turned_jpeg
 from umer1_core.errors import BadInput
 from umer1_core.media import describe, read_image, rendered

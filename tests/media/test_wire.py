@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from schemas.recipe import MediaRules
+from schemas.sources import MediaRules
 from tests.media.pictures import encoded, jpeg, quarters, turned_jpeg
 from umer1_core.media import clip_from_folder, data_url, describe, file_url, read_frames, read_image, rendered
 from umer1_core.pairs import Media

@@ -14,7 +14,8 @@ from blake3 import blake3
 from datasets import load_dataset
 from PIL import Image
 
-from schemas.recipe import Annotation, Publishing, Recipe, ReleasedSource, VidoreSource
+from schemas.recipe import Annotation, Publishing, Recipe
+from schemas.sources import ReleasedSource, VidoreSource
 from umer1_core.errors import StorageError
 from umer1_core.media import describe, read_frames, read_image
 from umer1_core.pairs import Media, Pair, Side, media_from_record, pair_id, pair_record

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from schemas.recipe import Annotation, Publishing, Recipe, VidoreSource
+from schemas.recipe import Annotation, Publishing, Recipe
+from schemas.sources import VidoreSource
 from tests.publishing.test_tables import drop
 from umer1_core.publishing.card import render_card
 from umer1_core.publishing.publish import publish

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from schemas.recipe import LlavaHoundSource, MmebSource
+from schemas.sources import LlavaHoundSource, MmebSource
 from umer1_core.sampling import SourceSpec, list_sources
 from umer1_core.store import Store
 

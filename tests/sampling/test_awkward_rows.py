@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from schemas.recipe import LlavaHoundSource, MediaRules, OwnSource
+from schemas.sources import LlavaHoundSource, MediaRules, OwnSource
 from tests.sampling.files import only, turn, write_lines
 from umer1_core.pairs import pair_from_record
 from umer1_core.sampling import list_sources, sample_source

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from schemas.recipe import Columns, DatasetSource
+from schemas.sources import Columns, DatasetSource
 from tests.sampling.files import jpeg, only
 from umer1_core.errors import SourceError
 from umer1_core.media import read_image

@@ -9,7 +9,7 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from schemas.recipe import LlavaHoundSource, MmebSource, OwnSource, ReleasedSource, VidoreSource, VisragSource
+from schemas.sources import LlavaHoundSource, MmebSource, OwnSource, ReleasedSource, VidoreSource, VisragSource
 from tests.sampling.files import jpeg, only, write_cells
 from umer1_core.errors import BadInput
 from umer1_core.media import read_frames, read_image

@@ -6,7 +6,7 @@ from pathlib import Path
 import orjson
 import pytest
 
-from schemas.recipe import MediaRules, OwnSource, ReleasedSource
+from schemas.sources import MediaRules, OwnSource, ReleasedSource
 from umer1_core.sampling.sample import index_sides, list_sources, sample_source
 from umer1_core.store import Store
 

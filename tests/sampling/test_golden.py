@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from schemas.recipe import LlavaHoundSource, MmebSource, OwnSource, VidoreSource, VisragSource
+from schemas.sources import LlavaHoundSource, MmebSource, OwnSource, VidoreSource, VisragSource
 from tests.sampling.derive import MMEB, derive
 from tests.sampling.files import only
 from umer1_core.media import read_frames, read_image

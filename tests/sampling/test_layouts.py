@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from schemas.recipe import LlavaHoundSource, VidoreSource, VisragSource
+from schemas.sources import LlavaHoundSource, VidoreSource, VisragSource
 from tests.sampling.files import jpeg, only, write_cells, write_lines
 from umer1_core.errors import SourceError
 from umer1_core.media import read_frames, read_image

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from schemas.recipe import ReleasedSource
+from schemas.sources import ReleasedSource
 from tests.sampling.files import jpeg, only
 from umer1_core.errors import SourceError
 from umer1_core.pairs import pair_from_record

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from schemas.recipe import LlavaHoundSource, MmebSource, VidoreSource, VisragSource
+from schemas.sources import LlavaHoundSource, MmebSource, VidoreSource, VisragSource
 from tests.sampling.files import jpeg, only
 from umer1_core.errors import SourceError
 from umer1_core.sampling import index_sides, list_sources, sample_source

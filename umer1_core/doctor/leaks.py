@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
-from schemas.recipe import MediaRules, Source
+from schemas.sources import MediaRules, Source
 from umer1_core import query
 from umer1_core.errors import BadInput, RecipeError
 from umer1_core.media import FRAME_SUFFIXES, VIDEO_SUFFIXES, describe

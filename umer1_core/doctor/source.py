@@ -17,7 +17,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from schemas.recipe import LlavaHoundSource, MediaRules, MmebSource, VidoreSource, VisragSource
+from schemas.sources import LlavaHoundSource, MediaRules, MmebSource, VidoreSource, VisragSource
 from umer1_core.doctor.tokens import side_tokens
 from umer1_core.download.counts import RowCount, count_rows
 from umer1_core.media import local_path

@@ -6,7 +6,7 @@ tokenizers make a token of about four characters of English, and of about one of
 
 from __future__ import annotations
 
-from schemas.recipe import MediaRules
+from schemas.sources import MediaRules
 from umer1_core.pairs import Media, Side
 from umer1_core.template import annotation_text
 

@@ -12,11 +12,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from schemas.recipe import (
+from schemas.recipe import Recipe
+from schemas.sources import (
     DatasetSource,
     LlavaHoundSource,
     MmebSource,
-    Recipe,
     ReleasedSource,
     Source,
     VidoreSource,

@@ -7,7 +7,7 @@ from dataclasses import replace
 from blake3 import blake3
 from PIL import Image
 
-from schemas.recipe import MediaRules
+from schemas.sources import MediaRules
 from umer1_core.errors import BadInput
 from umer1_core.media.paths import is_video_file
 from umer1_core.media.reading import read_frames, read_image

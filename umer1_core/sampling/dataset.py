@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from blake3 import blake3
 
-from schemas.recipe import DatasetSource
+from schemas.sources import DatasetSource
 from umer1_core.errors import BadInput, SourceError
 from umer1_core.media import local_path
 from umer1_core.pairs import Media

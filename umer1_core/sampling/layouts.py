@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from schemas.recipe import Source
+from schemas.sources import Source
 from umer1_core.errors import SourceError
 from umer1_core.sampling.dataset import Dataset, list_dataset
 from umer1_core.sampling.llava_hound import list_llava_hound, open_llava_hound

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
-from schemas.recipe import LlavaHoundSource
+from schemas.sources import LlavaHoundSource
 from umer1_core.errors import BadInput, SourceError, safe_url
 from umer1_core.pairs import Media
 from umer1_core.sampling.clips import ArchivedClip, index_archives

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from schemas.recipe import Columns
+from schemas.sources import Columns
 from umer1_core.errors import SourceError
 from umer1_core.sampling.cells import image_columns, image_key
 from umer1_core.sampling.fields import Cell

@@ -16,7 +16,7 @@ from functools import cached_property
 from itertools import zip_longest
 from typing import Any
 
-from schemas.recipe import MmebSource
+from schemas.sources import MmebSource
 from umer1_core.errors import BadInput, SourceError, safe_url
 from umer1_core.pairs import Media
 from umer1_core.sampling.finding import Finder

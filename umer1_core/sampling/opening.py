@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import groupby, islice
 
-from schemas.recipe import MediaRules
+from schemas.sources import MediaRules
 from umer1_core.errors import BadInput
 from umer1_core.media import describe
 from umer1_core.pairs import Media, Modality, Pair, Side

@@ -2,7 +2,7 @@
 
 JSON lines: `{"id", "query": {"text", "image", "video"}, "target": {…}, "negatives": [{…}]}` with only the fields that
 are present. An image is a path or a list of paths; a video is a video file, a folder of frames, or a list of frame
-files. Parquet has the same as nested columns, or, like CSV, the flat columns of `schemas.recipe.Columns`; there an
+files. Parquet has the same as nested columns, or, like CSV, the flat columns of `schemas.sources.Columns`; there an
 image may also be a cell of bytes. A row without an id is identified by its content.
 """
 
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from schemas.recipe import Columns, DatasetSource, OwnSource
+from schemas.sources import Columns, DatasetSource, OwnSource
 from umer1_core.errors import BadInput, SourceError, safe_url
 from umer1_core.pairs import Media
 from umer1_core.sampling.fields import Reading, container, locate, modality_of, read_side

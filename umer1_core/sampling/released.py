@@ -17,7 +17,7 @@ from typing import Any
 
 from blake3 import blake3
 
-from schemas.recipe import ReleasedSource
+from schemas.sources import ReleasedSource
 from umer1_core.errors import BadInput
 from umer1_core.pairs import Media
 from umer1_core.sampling.fields import AskedModality, Reading, container, locate, modality_of, read_side

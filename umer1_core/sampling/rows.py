@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from schemas.recipe import Source
+from schemas.sources import Source
 from umer1_core.errors import BadInput
 from umer1_core.pairs import Media, Modality, pair_id
 from umer1_core.sampling.texts import check_text

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from typing import Any
 
-from schemas.recipe import MediaRules
+from schemas.sources import MediaRules
 from umer1_core.pairs import Modality, Pair, pair_record
 from umer1_core.sampling.finished import finished_source, inherit_source, pair_shards, rows_state, source_slug
 from umer1_core.sampling.imported import ImportedResponses

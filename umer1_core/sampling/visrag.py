@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from schemas.recipe import VisragSource
+from schemas.sources import VisragSource
 from umer1_core.errors import BadInput
 from umer1_core.sampling.cells import CellLayout, cell_reference, image_key
 from umer1_core.sampling.instructions import VISRAG_QUERY, VISRAG_TARGET

@@ -84,7 +84,7 @@ def read_status(store: Store) -> RunStatus:
         _filtering(store, shards),
         _publishing(store),
         _validation(store),
-        *_training(store),
+        *_training(store, bool(state.get("training", True))),
     )
     at_work = is_held(store.root, "build") or is_held(store.root, "train")
     return RunStatus(store.root, stages, shards, at_work, str(state.get("stage", "")), _live(store, shards))
@@ -163,7 +163,10 @@ def _validation(store: Store) -> StageStatus:
     return StageStatus("validation", int(marker is not None), 1, "data set")
 
 
-def _training(store: Store) -> tuple[StageStatus, StageStatus]:
+def _training(store: Store, wanted: bool) -> tuple[StageStatus, ...]:
+    """Nothing where the recipe asks for no training and none was done by hand."""
+    if not wanted and not store.exists("sft/progress.json"):
+        return ()
     progress = store.read_json("sft/progress.json") if store.local else None
     step, total = (progress or {}).get("step", 0), (progress or {}).get("steps", 0)
     loss = f"loss {progress['loss']:.3f}" if progress and "loss" in progress else ""

@@ -108,6 +108,7 @@ def lines(pairs: int = _WHOLE // 10, chars: int = 200) -> Iterator[Line]:
     yield Line(f"{name}, published and validated", seconds, _BUDGET_S * share, "s", "budget", 1.0, False)
     yield Line(f"{name}, peak memory", measured["peak_gb"], _BUDGET_GB, "GB", "budget", 1.0, False)
     yield Line(f"{name}, drawn", measured["parts"]["draw"]["seconds"], 60 * share, "s", "a minute", 1.0, False)
+    yield Line(f"{name}, drawn: memory", measured["parts"]["draw"]["peak_gb"], 1.0, "GB", "budget", 1.0, False)
     yield Line(f"{name}, RL set made", measured["parts"]["rl"]["seconds"], 60 * share, "s", "a minute", 1.0, False)
 
 

@@ -178,6 +178,9 @@ class Validation(Section):
     max_kept_drift: float = Field(
         default=0.2, ge=0, le=1, description="How far a source's kept share may move from the parent version's"
     )
+    max_rejected_fraction: float = Field(
+        default=0.2, ge=0, le=1, description="Of a source's drawn rows, those that could not be read; duplicates aside"
+    )
     max_repeated_fraction: float = Field(
         default=0.1, ge=0, le=1, description="Of a source's pairs, those whose sides both repeat another pair's"
     )

@@ -67,7 +67,8 @@ def tables_suite() -> list[Config]:
 def sources_suite(validation: Validation) -> list[Config]:
     """What cannot be compared (no parent, no held-out pairs, too few pairs) is None and fails nothing."""
     return [
-        _at_least("pairs", 1, "A source that stands here has pairs."),
+        _at_least("pairs", 1, "A source that was read has pairs."),
+        _at_most("rejected_fraction", validation.max_rejected_fraction, "`validation.max_rejected_fraction`"),
         _at_most("leaked_fraction", validation.max_leaked_fraction, "`validation.max_leaked_fraction`"),
         _at_most("kept_drift", validation.max_kept_drift, "`validation.max_kept_drift`, against the parent version"),
         _at_most("repeated_fraction", validation.max_repeated_fraction, "`validation.max_repeated_fraction`"),

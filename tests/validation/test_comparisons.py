@@ -50,6 +50,33 @@ def test_a_small_move_or_a_small_parent_is_no_drift(
     assert not failures(make_store(), "sources", parent=parent_with(tmp_path, kept, pairs))
 
 
+def test_rows_that_could_not_be_read_fail_under_their_source_with_the_reasons(
+    make_store: MakeStore, failures: Failures
+) -> None:
+    store = make_store()
+    rejected = {"media_missing": 3, "corrupt_image": 1, "duplicate_row": 50}
+    row = {"source": "mmeb/OK-VQA", "modality": "image", "pairs": 12, "kept": 10, "rejected": rejected}
+    store.write_json("manifest.json", {"funnel": [row]})
+
+    (failure,) = failures(store, "sources")
+
+    assert failure.where == "source mmeb/OK-VQA" and failure.observed == 0.25
+    assert "rejected_fraction 0.25 is above 0.2" in failure.sentence
+    assert "4 rows rejected: media_missing 3, corrupt_image 1" in failure.sentence
+    assert not failures(store, "sources", max_rejected_fraction=0.25)
+
+
+def test_a_source_that_gave_no_pair_at_all_is_missed(make_store: MakeStore, failures: Failures) -> None:
+    store = make_store()
+    row = {"source": "own/mine", "modality": "image", "pairs": 0, "kept": 0, "rejected": {"media_missing": 7}}
+    store.write_json("manifest.json", {"funnel": [row]})
+
+    found = {failure.column: failure for failure in failures(store, "sources")}
+
+    assert found.keys() == {"pairs", "rejected_fraction"}
+    assert {failure.where for failure in found.values()} == {"source own/mine"}
+
+
 def test_a_version_is_validated_again_against_its_parent_wherever_it_was_moved(
     make_store: MakeStore, tmp_path: Path
 ) -> None:

@@ -44,12 +44,16 @@ SELECT source, any_value(modality) AS modality, count(*) AS pairs,
   count(*) FILTER (md5_number(pair_id) IN (FROM leaked_media) OR md5_number(pair_id) IN (FROM leaked_pairs)) AS leaked
 FROM pairs GROUP BY source ORDER BY source
 """
+_NO_PAIRS = {"pairs": 0, "repeated": 0, "leaked_media": 0, "leaked_pairs": 0, "leaked": 0}
 _PUBLISHED = "SELECT source, count(*) AS pairs FROM {table} GROUP BY source"
 _RL = "SELECT source, any_value(modality) AS modality, count(*) AS pairs FROM rl GROUP BY source"
 
 
 def source_metrics(store: Store, parent: Store | None, held_out: Store | None) -> list[Row]:
-    """A row a source: pairs, kept, drift against the parent, pairs that repeat another's sides, leaked pairs."""
+    """A row a source: pairs, kept, rejected rows, drift against the parent, repeating pairs, leaked pairs.
+
+    A source that was read and has no pair at all has a row too, from the funnel in the manifest.
+    """
     checked = held_out is not None and bool(held_out.entries("pairs"))
     with query.connect(_THREADS) as connection:
         limit_memory(connection)
@@ -57,8 +61,13 @@ def source_metrics(store: Store, parent: Store | None, held_out: Store | None) -
         _find_leaks(connection, store, held_out if checked else None)
         rows = query.rows(connection, _SOURCES)
         kept = _counts(connection, "cold_start")
-    before = _parent_shares(parent)
-    return [_source(row, kept.get(row["source"], 0), before.get(row["source"]), checked) for row in rows]
+    before, read = _parent_shares(parent), {row["source"]: row for row in _funnel(store)}
+    without = read.keys() - {row["source"] for row in rows}
+    rows += [_NO_PAIRS | {"source": source, "modality": read[source]["modality"]} for source in sorted(without)]
+    return [
+        _source(row, kept.get(row["source"], 0), before.get(row["source"]), read.get(row["source"]), checked)
+        for row in rows
+    ]
 
 
 def published_metrics(sources: Iterable[Row]) -> list[Row]:
@@ -113,11 +122,17 @@ def _find_leaks(connection: duckdb.DuckDBPyConnection, store: Store, held_out: S
     connection.execute(_LEAKED)
 
 
-def _source(row: Row, kept: int, before: float | None, checked: bool) -> Row:
+def _source(row: Row, kept: int, before: float | None, read: Row | None, checked: bool) -> Row:
     pairs = row["pairs"]
-    share = kept / pairs
+    share = kept / max(1, pairs)
     comparable = before is not None and pairs >= COMPARED_PAIRS
-    parts = [f"{kept:,} of {pairs:,} pairs kept ({share:.1%})"]
+    parts = [f"{kept:,} of {pairs:,} pairs kept ({share:.1%})" if pairs else "it has no pairs"]
+    # A row that stands in the source twice is no loss.
+    reasons = {name: count for name, count in (read or {}).get("rejected", {}).items() if name != "duplicate_row"}
+    rejected = sum(reasons.values())
+    if rejected:
+        listed = ", ".join(f"{name} {count:,}" for name, count in sorted(reasons.items(), key=lambda each: -each[1]))
+        parts.append(f"{rejected:,} rows rejected: {listed}")
     parts += [f"{before:.1%} in the parent"] if before is not None else []
     if row["leaked"]:
         parts.append(f"{row['leaked_media']:,} show held-out media, {row['leaked_pairs']:,} are held-out pairs")
@@ -127,18 +142,24 @@ def _source(row: Row, kept: int, before: float | None, checked: bool) -> Row:
         "pairs": pairs,
         "kept": kept,
         "kept_share": round(share, 6),
+        "rejected_fraction": round(rejected / max(1, rejected + pairs), 6),
         "kept_drift": round(abs(share - before), 6) if before is not None and comparable else None,
-        "repeated_fraction": round(row["repeated"] / pairs, 6),
-        "leaked_fraction": row["leaked"] / pairs if checked else None,
+        "repeated_fraction": round(row["repeated"] / max(1, pairs), 6),
+        "leaked_fraction": row["leaked"] / max(1, pairs) if checked else None,
         "note": "; ".join(parts),
     }
 
 
 def _parent_shares(parent: Store | None) -> dict[str, float]:
     """Kept shares of the parent's sources that have enough pairs to tell, from its manifest's funnel."""
-    manifest = (parent.read_json("manifest.json") if parent else None) or {}
-    enough = (row for row in manifest.get("funnel", []) if row["pairs"] >= COMPARED_PAIRS)
+    enough = (row for row in _funnel(parent) if row["pairs"] >= COMPARED_PAIRS)
     return {row["source"]: row["kept"] / row["pairs"] for row in enough}
+
+
+def _funnel(store: Store | None) -> list[Row]:
+    """What publishing wrote of every source; empty where nothing was published."""
+    manifest = (store.read_json("manifest.json") if store else None) or {}
+    return list(manifest.get("funnel", []))
 
 
 def _by_modality(rows: Iterable[Row], column: str) -> dict[str, int]:

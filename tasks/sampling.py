@@ -3,9 +3,14 @@
 from prefect import get_run_logger, task
 
 from schemas.recipe import Recipe
-from schemas.tables import SCHEMA_VERSION
 from tasks.common import TASK_OPTIONS
-from umer1_core.sampling.sample import SourceSpec, index_sides, list_sources, sample_source
+from umer1_core.sampling.sample import (
+    SourceSpec,
+    index_sides,
+    list_sources,
+    sample_source,
+    source_fingerprint,
+)
 from umer1_core.sampling.sides import SIDES_ORDER
 from umer1_core.status import enter_stage
 from umer1_core.store import Store, content_hash, fingerprint
@@ -20,7 +25,7 @@ def find_sources(recipe: Recipe, root: str) -> list[SourceSpec]:
 
 @task(name="sample", task_run_name="sample {spec.name}", **TASK_OPTIONS)
 def sample(spec: SourceSpec, recipe: Recipe, root: str) -> str:
-    made_from = fingerprint(repr(spec), recipe.seed, recipe.media.model_dump(), SCHEMA_VERSION)
+    made_from = source_fingerprint(spec, recipe.seed, recipe.media)
     entries = sample_source(spec, recipe.seed, Store(root), fingerprint=made_from, rules=recipe.media)
     metrics = entries[-1].metrics
     get_run_logger().info(

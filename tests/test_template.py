@@ -14,7 +14,6 @@ from umer1_core.template import (
     STUDENT_TAGS,
     TEACHER_TAGS,
     annotation_text,
-    clean_summary,
     parse_annotation,
     parse_rollout,
     split_answer,
@@ -146,14 +145,13 @@ def test_what_stands_between_the_tags_is_found_whatever_it_is(inside):
 )  # fmt: skip
 def test_the_summary_is_told_from_the_commentary(answer, summary, commentary):
     assert split_answer(answer) == (summary, commentary)
-    assert clean_summary(answer) == summary
     response = parse_annotation(f"<think>t</think><answer>{answer}</answer>")
     assert (response.summary, response.commentary, response.answer) == (summary, commentary, answer.strip())
 
 
 @given(answer=st.lists(PIECES, max_size=10).map("".join))
 def test_cleaning_a_summary_again_changes_nothing_more_than_its_commentary(answer):
-    summary = clean_summary(answer)
+    summary, _ = split_answer(answer)
     assert summary == summary.strip() and BOX_OPEN not in summary and BOX_CLOSE not in summary
     assert summary in answer.replace(BOX_OPEN, "").replace(BOX_CLOSE, "")
 

@@ -13,8 +13,6 @@ from umer1_core.annotation.ledger import LIVE_FILE
 from umer1_core.store import Store
 from umer1_core.versions import is_held, local_folder
 
-STAGES = ("sampling", "annotation", "filtering", "publishing", "validation", "sft", "evaluation")
-
 
 @dataclass(frozen=True, slots=True)
 class StageStatus:

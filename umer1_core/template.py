@@ -135,11 +135,6 @@ def clean_reasoning(reasoning: str) -> str:
     return reasoning.replace(BOX_OPEN, "").replace(BOX_CLOSE, "").strip()
 
 
-def clean_summary(answer: str) -> str:
-    """The summary that `split_answer` finds."""
-    return split_answer(answer)[0]
-
-
 # Annotators explain their own summary: "(Condensed to …)", "This summary captures …" (UME-R1 appendices D and H).
 _ABOUT_ITSELF = (
     r"(?:summar|essence|synthe|syncret|condens|interpret|retriev|captur|encapsulat|concise|key elements|alternativ"

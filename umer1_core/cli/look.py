@@ -1,4 +1,4 @@
-"""Verbs that look at a data set or hand it on."""
+"""Verbs that look at a data set."""
 
 from __future__ import annotations
 

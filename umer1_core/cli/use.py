@@ -1,4 +1,4 @@
-"""Verbs that train on a data set and score what was trained."""
+"""Verbs that use a data set: train on it, score what was trained, hand it on."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from rich.markup import escape
 
 from umer1_core.cli.app import Dataset, console, verb
 from umer1_core.console import print_summary, progress_bar
-from umer1_core.publishing.export.pictures import Wanted
-from umer1_core.publishing.export.run import Form, export
+from umer1_core.publishing.export import Form, Wanted
 from umer1_core.versions import exclusive, local_folder, recipe_of, resolve
 
 
@@ -60,6 +59,8 @@ def publish(
     media: Annotated[Wanted, typer.Option(help="reference: where media lie; embed: their bytes")] = "reference",
 ) -> None:
     """Export cold_start and rl for other people's tools, with a card; goes on where it stopped."""
+    from umer1_core.publishing.export.run import export
+
     store = resolve(dataset)
     with progress_bar(console) as bar:
         task = bar.add_task("exporting", total=None)

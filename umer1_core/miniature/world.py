@@ -109,15 +109,6 @@ def cells_of(split: Split, topic: str) -> tuple[Cell, ...]:
     return tuple(Cell(*names, 0) for names in every if split_of("cell", topic, *names) == split)
 
 
-def splits_in(picture: Picture) -> set[Split]:
-    """The splits of everything a picture holds; one element when it is clean."""
-    if isinstance(picture, Clip):
-        return {split_of("clip", picture.colour, picture.shape, picture.size, picture.direction)}
-    if isinstance(picture, Page):
-        return {split_of("cell", picture.topic, c.colour, c.shape, c.value) for c in picture.cells}
-    return {split_of("thing", t.colour, t.shape, t.size, t.place) for t in picture.things}
-
-
 def draw_scene(rng: random.Random, split: Split, most: int = 3) -> Scene:
     """A scene of at most `most` things, all of them of the split."""
     count = min(most, rng.choices((1, 2, 3), (30, 40, 30))[0])

@@ -12,6 +12,7 @@ from dataclasses import asdict
 from typing import Any
 
 from schemas.sources import MediaRules
+from schemas.tables import SCHEMA_VERSION
 from umer1_core.pairs import Modality, Pair, pair_record
 from umer1_core.sampling.finished import finished_source, inherit_source, pair_shards, rows_state, source_slug
 from umer1_core.sampling.imported import ImportedResponses
@@ -22,8 +23,14 @@ from umer1_core.sampling.sides import index_sides
 from umer1_core.sampling.windows import Selection, select
 from umer1_core.shards import remove_shards
 from umer1_core.store import ShardEntry, Store
+from umer1_core.store import fingerprint as hashed
 
-__all__ = ["SourceSpec", "index_sides", "list_sources", "open_layout", "sample_source"]
+__all__ = ["SourceSpec", "index_sides", "list_sources", "open_layout", "sample_source", "source_fingerprint"]
+
+
+def source_fingerprint(spec: SourceSpec, seed: int, rules: MediaRules) -> str:
+    """What the tables of a source are made from: those made from anything else are drawn anew."""
+    return hashed(repr(spec), seed, rules.model_dump(), SCHEMA_VERSION)
 
 
 def sample_source(

@@ -17,7 +17,8 @@ import pyarrow.parquet as pq
 
 from schemas.tables import COLD_START, PROVENANCE, RL
 from umer1_core.errors import BadInput
-from umer1_core.publishing.export.pictures import Wanted, cells, embedded_bytes, side_kind
+from umer1_core.publishing.export import Wanted
+from umer1_core.publishing.export.pictures import cells, embedded_bytes, side_kind
 from umer1_core.store import ShardEntry, Store
 
 FORM = "datasets/1"

@@ -8,12 +8,12 @@ frames of video files, members of compressed tars.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 from umer1_core.media import is_archive, is_video_file, read_frames, read_image
 from umer1_core.pairs import Media, media_from_record
+from umer1_core.publishing.export import Wanted
 
-Wanted = Literal["reference", "embed"]
 Cell = dict[str, Any]  # bytes and path, as `datasets.Image` stores them
 
 

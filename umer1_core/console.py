@@ -60,10 +60,10 @@ class StatusPrinter:
         return None
 
 
-def progress_bar(console: Console) -> Progress:
+def progress_bar(console: Console, hidden: bool = False) -> Progress:
     """What is done of what, and how long the rest will take; gone when it ends."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=console, transient=True)
+    return Progress(*columns, console=console, transient=True, disable=hidden)
 
 
 def stage_line(stage: StageStatus) -> str:

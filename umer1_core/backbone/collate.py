@@ -1,14 +1,16 @@
-"""Sides as model inputs: chat rendering, token rows with their media, padded batches.
+"""Sides as model inputs: chat rendering, token rows with their media and positions, packed or padded batches.
 
 Guarantees: media stand before the text; labels are on the assistant turn only, `<gen_emb>` and the end of the turn
 included; prompt and response are tokenised apart, so training sees the tokens that generation continues from; a
-sequence over the limit is a BadInput with its length, never cut (the released collator cuts `<gen_emb>` off).
+sequence over the limit is a BadInput with its length, never cut (the released collator cuts `<gen_emb>` off);
+M-RoPE positions are those of the sequence alone, wherever it comes to stand.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, Literal
 
 import torch
@@ -20,15 +22,20 @@ from umer1_core.errors import BadInput
 from umer1_core.pairs import Media
 
 IGNORED = -100
+Layout = Literal["packed", "left", "right"]
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One sequence: the user turn up to where the assistant begins, and the assistant turn (empty for generation)."""
+    """One sequence: the user turn up to where the assistant begins, and the assistant turn (empty for generation).
+
+    positions: [3, length], the M-RoPE positions of this sequence alone.
+    """
 
     prompt: tuple[int, ...]
     response: tuple[int, ...]
     pixels: tuple[Pixels, ...]
+    positions: Tensor
 
     def __len__(self) -> int:
         return len(self.prompt) + len(self.response)
@@ -36,82 +43,146 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Padded rows. ids, mask, media_types, labels: [batch, length]; user, assistant: [batch, 2], spans of the turns."""
+    """Rows packed into one line, or padded to one line each.
+
+    ids, mask, media_types, labels: [lines, length]; positions: [3, lines, length], zero at padding;
+    user, assistant: [rows, 2], spans of the turns in `ids.flatten()`; pixels: of all rows in order;
+    bounds: int32 [rows + 1], where each row starts in the one line, and its end; None where rows are padded;
+    longest, real: tokens of the longest row and of all rows.
+    """
 
     ids: Tensor
     mask: Tensor
     media_types: Tensor
     labels: Tensor
+    positions: Tensor
     user: Tensor
     assistant: Tensor
+    bounds: Tensor | None
     pixels: tuple[Pixels, ...]
+    longest: int
+    real: int
+
+    @property
+    def processed(self) -> int:
+        """Tokens that go through the model, padding included."""
+        return self.ids.numel()
 
     def grids(self, kind: str) -> Tensor | None:
         """[media, 3] of one kind in order, or None."""
-        grids = [p.grid for p in self.pixels if p.kind == kind]
-        return torch.tensor(grids) if grids else None
+        return _grids(self.pixels, kind)
 
 
 class Encoder:
     """Makes rows for one backbone."""
 
     def __init__(self, backbone: Backbone, max_tokens: int) -> None:
-        self._processor, self._ids, self._max_tokens = backbone.processor, backbone.ids, max_tokens
+        self._processor, self._ids, self._family = backbone.processor, backbone.ids, backbone.family
+        self._model: Any = backbone.model.model
+        self._max_tokens = max_tokens
         self._reader = PixelReader(backbone.processor)
 
     def encode(self, prompt: str, media: Sequence[Media], response: str = "") -> Row:
-        """Raises BadInput when media cannot be read, the text holds placeholders, or the row is too long."""
+        """Raises BadInput: media that cannot be read, `placeholder_in_text`, `no_disc_emb`, `no_gen_emb` (a response
+        without it), `too_many_tokens`."""
         pixels = tuple(self._reader.read(item) for item in media)
         tokenizer = self._processor.tokenizer
-        bare = tokenizer(self._render(prompt, media), add_special_tokens=False)["input_ids"]
-        user = _expand(bare, pixels, self._ids, self._processor.image_processor.merge_size**2)
+        user = self._expand(tokenizer(self._render(prompt, media), add_special_tokens=False)["input_ids"], pixels)
         turn: list[int] = []
         if response:
             turn = [*tokenizer(response, add_special_tokens=False)["input_ids"], self._ids.end_of_turn]
-        if len(user) + len(turn) > self._max_tokens:
-            raise BadInput("too_many_tokens", f"{len(user) + len(turn)} tokens, the limit is {self._max_tokens}")
-        return Row(tuple(user), tuple(turn), pixels)
+        self._check(user, turn)
+        return Row(tuple(user), tuple(turn), pixels, self._positions([*user, *turn], pixels))
 
     def _render(self, prompt: str, media: Sequence[Media]) -> str:
         parts: list[dict[str, Any]] = [{"type": item.kind} for item in media]
         message = {"role": "user", "content": [*parts, {"type": "text", "text": prompt}]}
         return self._processor.apply_chat_template([message], tokenize=False, add_generation_prompt=True)
 
+    def _expand(self, tokens: Sequence[int], pixels: Sequence[Pixels]) -> list[int]:
+        """Put what a picture or clip takes in the place of its one placeholder."""
+        kinds = {self._ids.image: "image", self._ids.video: "video"}
+        if [kinds[t] for t in tokens if t in kinds] != [p.kind for p in pixels]:
+            raise BadInput("placeholder_in_text", "the text holds a media placeholder of the student's own template")
+        shown = iter(pixels)
+        expanded: list[int] = []
+        for token in tokens:
+            expanded += self._family.placeholders(next(shown), self._processor, token) if token in kinds else [token]
+        return expanded
 
-def collate(rows: Sequence[Row], ids: TokenIds, device: torch.device, pad: Literal["left", "right"] = "right") -> Batch:
-    """Pad rows into a batch."""
-    length = max(map(len, rows))
-    starts = [length - len(row) if pad == "left" else 0 for row in rows]
-    tokens = torch.full((len(rows), length), ids.pad)
-    mask = torch.zeros_like(tokens)
-    labels = torch.full_like(tokens, IGNORED)
-    for i, (row, start) in enumerate(zip(rows, starts, strict=True)):
-        end, border = start + len(row), start + len(row.prompt)
-        tokens[i, start:end] = torch.tensor([*row.prompt, *row.response])
-        mask[i, start:end] = 1
-        labels[i, border:end] = tokens[i, border:end]
-    border_of = [start + len(row.prompt) for row, start in zip(rows, starts, strict=True)]
-    user = torch.tensor(list(zip(starts, border_of, strict=True)))
-    assistant = torch.tensor([(b, s + len(r)) for b, s, r in zip(border_of, starts, rows, strict=True)])
-    types = ((tokens == ids.image) + 2 * (tokens == ids.video)) * mask
+    def _check(self, user: Sequence[int], turn: Sequence[int]) -> None:
+        if self._ids.disc not in user:
+            raise BadInput("no_disc_emb", "the prompt has no <disc_emb>, so there is no embedding to read")
+        if turn and self._ids.gen not in turn:
+            raise BadInput("no_gen_emb", "the response has no <gen_emb>, so there is no embedding to read")
+        if len(user) + len(turn) > self._max_tokens:
+            raise BadInput("too_many_tokens", f"{len(user) + len(turn)} tokens, the limit is {self._max_tokens}")
+
+    def _positions(self, tokens: Sequence[int], pixels: Sequence[Pixels]) -> Tensor:
+        ids = torch.tensor([tokens])
+        if not pixels:
+            return torch.arange(len(tokens)).expand(3, -1)
+        positions, _ = self._model.get_rope_index(
+            ids,
+            mm_token_type_ids=_media_types(ids, self._ids),
+            image_grid_thw=_grids(pixels, "image"),
+            video_grid_thw=_grids(pixels, "video"),
+        )
+        return positions[:, 0]
+
+
+def collate(rows: Sequence[Row], ids: TokenIds, device: torch.device, layout: Layout = "right") -> Batch:
+    """Rows as a batch: one line behind the other in one line (`packed`), or padded on one side.
+
+    Without rows: one token of padding, for a rank that has nothing to do while the others run.
+    """
+    lengths = [len(row) for row in rows]
+    width = max(1, sum(lengths) if layout == "packed" else max(lengths, default=1))
+    starts = _starts(lengths, width, layout)
+    lines = 1 if layout == "packed" else max(1, len(rows))
+    tokens = torch.full((lines * width,), ids.pad)
+    mask, labels = torch.zeros_like(tokens), torch.full_like(tokens, IGNORED)
+    positions = torch.zeros(3, lines * width, dtype=torch.long)
+    for row, start in zip(rows, starts, strict=True):
+        border, end = start + len(row.prompt), start + len(row)
+        tokens[start:end] = torch.tensor([*row.prompt, *row.response])
+        mask[start:end] = 1
+        labels[border:end] = tokens[border:end]
+        positions[:, start:end] = row.positions
+    borders = [start + len(row.prompt) for row, start in zip(rows, starts, strict=True)]
+    ends = [start + length for start, length in zip(starts, lengths, strict=True)]
+    bounds = torch.tensor([*starts, width] if rows else [0, width], dtype=torch.int32)
     return Batch(
-        ids=tokens.to(device),
-        mask=mask.to(device),
-        media_types=types.int().to(device),
-        labels=labels.to(device),
-        user=user.to(device),
-        assistant=assistant.to(device),
+        ids=tokens.view(lines, width).to(device),
+        mask=mask.view(lines, width).to(device),
+        media_types=(_media_types(tokens, ids) * mask).view(lines, width).to(device),
+        labels=labels.view(lines, width).to(device),
+        positions=positions.view(3, lines, width).to(device),
+        user=_spans(starts, borders).to(device),
+        assistant=_spans(borders, ends).to(device),
+        bounds=bounds.to(device) if layout == "packed" else None,
         pixels=tuple(p for row in rows for p in row.pixels),
+        longest=max(lengths, default=1),
+        real=sum(lengths),
     )
 
 
-def _expand(tokens: Sequence[int], pixels: Sequence[Pixels], ids: TokenIds, merged: int) -> list[int]:
-    """Put as many placeholders as a picture or clip has visual tokens in the place of its one."""
-    kinds = {ids.image: "image", ids.video: "video"}
-    if [kinds[t] for t in tokens if t in kinds] != [p.kind for p in pixels]:
-        raise BadInput("placeholder_in_text", "the text holds a media placeholder of the student's own template")
-    counts = iter(p.grid[0] * p.grid[1] * p.grid[2] // merged for p in pixels)
-    expanded: list[int] = []
-    for token in tokens:
-        expanded += [token] * (next(counts) if token in kinds else 1)
-    return expanded
+def _starts(lengths: Sequence[int], width: int, layout: Layout) -> list[int]:
+    """Where each row starts when the lines stand one behind the other."""
+    if layout == "packed":
+        return [0, *accumulate(lengths)][: len(lengths)]
+    return [i * width + (width - length if layout == "left" else 0) for i, length in enumerate(lengths)]
+
+
+def _spans(starts: Sequence[int], ends: Sequence[int]) -> Tensor:
+    return torch.tensor([starts, ends], dtype=torch.long).T
+
+
+def _media_types(tokens: Tensor, ids: TokenIds) -> Tensor:
+    """1 at the placeholders of images, 2 at those of clips."""
+    return ((tokens == ids.image) + 2 * (tokens == ids.video)).int()
+
+
+def _grids(pixels: Sequence[Pixels], kind: str) -> Tensor | None:
+    grids = [p.grid for p in pixels if p.kind == kind]
+    return torch.tensor(grids) if grids else None

@@ -1,6 +1,8 @@
 """One forward pass of a batch through the decoder, without the vocabulary: states after the final norm.
 
 The final states are `model.model(...).last_hidden_state`; `hidden_states[-1]` is not the same thing in every release.
+A packed line comes with its segments (`cu_seq_lens`) and with position ids of four rows, the first of which starts
+again at each segment: from them the library's own back-ends build the same block-diagonal attention.
 """
 
 from __future__ import annotations
@@ -13,39 +15,38 @@ from transformers import Cache
 
 from umer1_core.backbone.collate import Batch
 from umer1_core.backbone.model import Backbone
-from umer1_core.backbone.vision import visual_features
+from umer1_core.backbone.vision import Tower, blank, encoder_outputs, visual_tokens
 
 
-def hidden_states(backbone: Backbone, batch: Batch, cache: Cache | None = None) -> Tensor:
-    """[batch, length, width]."""
-    positions, _ = rope_positions(backbone, batch)
+def hidden_states(
+    backbone: Backbone,
+    batch: Batch,
+    cache: Cache | None = None,
+    tower: Tower | None = None,
+    keep_vision: bool = False,
+) -> Tensor:
+    """[lines, length, width].
+
+    tower: what `encode_tower` made of the batch's media; keep_vision: a batch without media adds nothing times the
+    visual token of a blank picture, so that it touches the parameters that one with media does.
+    """
+    extra: dict[str, Any] = {}
+    nothing: Tensor | None = None
     with backbone.computing():
+        if batch.pixels:
+            tokens = visual_tokens(backbone, batch.pixels, tower)
+            extra["mm_encoder_outputs"] = encoder_outputs(backbone, batch.pixels, tokens)
+        elif keep_vision:
+            nothing = visual_tokens(backbone, [blank(backbone)], tower).nothing()
         output = backbone.model.model(
             input_ids=batch.ids,
-            attention_mask=batch.mask,
-            position_ids=positions,
-            mm_encoder_outputs=visual_features(backbone.model, batch.pixels),
             past_key_values=cache,
             use_cache=cache is not None,
+            **_attended(batch),
+            **extra,
         )
-    return output.last_hidden_state
-
-
-def rope_positions(backbone: Backbone, batch: Batch) -> tuple[Tensor, Tensor]:
-    """M-RoPE positions [3, batch, length], and by how much the next position differs from a row's length [batch]."""
-    if not batch.pixels:
-        positions = (batch.mask.long().cumsum(1) - 1).clamp(min=0)
-        return positions.expand(3, -1, -1), torch.zeros(len(batch.ids), dtype=torch.long, device=batch.ids.device)
-    model: Any = backbone.model.model
-    # Loops over rows and reads single numbers: on the CPU, whatever the device.
-    positions, deltas = model.get_rope_index(
-        batch.ids.cpu(),
-        mm_token_type_ids=batch.media_types.cpu(),
-        image_grid_thw=batch.grids("image"),
-        video_grid_thw=batch.grids("video"),
-        attention_mask=batch.mask.cpu(),
-    )
-    return positions.to(batch.ids.device), deltas.view(-1).to(batch.ids.device)
+    states: Tensor = output.last_hidden_state
+    return states if nothing is None else states + nothing.to(states.dtype)
 
 
 def step_states(backbone: Backbone, ids: Tensor, mask: Tensor, positions: Tensor, cache: Cache) -> Tensor:
@@ -65,3 +66,19 @@ def next_tokens(backbone: Backbone, states: Tensor) -> Tensor:
     """The most likely next token of each row. states: [batch, width] → [batch]."""
     with backbone.computing(), torch.no_grad():
         return backbone.model.lm_head(states).argmax(-1)
+
+
+def _attended(batch: Batch) -> dict[str, Any]:
+    """Who sees whom: a mask of padded rows, or the segments of a packed line."""
+    if batch.bounds is None:
+        return {"attention_mask": batch.mask, "position_ids": batch.positions}
+    starts, length = batch.bounds[:-1], batch.ids.shape[1]
+    places = torch.arange(length, device=batch.ids.device)
+    within = places - starts.repeat_interleave(batch.bounds.diff(), output_size=length)
+    return {
+        "position_ids": torch.cat([within.view(1, 1, -1), batch.positions]),
+        "cu_seq_lens_q": batch.bounds,
+        "cu_seq_lens_k": batch.bounds,
+        "max_length_q": batch.longest,
+        "max_length_k": batch.longest,
+    }

@@ -6,6 +6,7 @@ a size that the processor's own resize leaves as it is, so that nothing is resiz
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any
@@ -23,11 +24,12 @@ _CACHE_BYTES = 1 << 30
 
 @dataclass(frozen=True, slots=True)
 class Pixels:
-    """patches: [t * h * w, channels * temporal * patch * patch]; grid: (t, h, w) in patches."""
+    """patches: [t * h * w, channels * temporal * patch * patch]; grid: (t, h, w) in patches; frames: of a clip."""
 
     kind: MediaKind
     patches: Tensor
     grid: tuple[int, int, int]
+    frames: int = 1
 
     @property
     def bytes(self) -> int:
@@ -35,25 +37,33 @@ class Pixels:
 
 
 class PixelReader:
-    """Reads media through a processor; the most recently used stay in memory, up to a bound."""
+    """Reads media through a processor; the most recently used stay in memory, up to a bound. Threads may share it."""
 
     def __init__(self, processor: Any, limit: int = _CACHE_BYTES) -> None:
         self._processor = processor
         self._limit, self._used = limit, 0
         self._kept: OrderedDict[tuple[str, ...], Pixels] = OrderedDict()
+        self._lock = threading.Lock()
 
     def read(self, media: Media) -> Pixels:
         """Raises BadInput when the media cannot be read."""
         key = (media.kind, media.content_hash or media.where, *media.notes)
-        if key in self._kept:
-            self._kept.move_to_end(key)
-            return self._kept[key]
+        with self._lock:
+            if key in self._kept:
+                self._kept.move_to_end(key)
+                return self._kept[key]
         pixels = self._process(media)
+        with self._lock:
+            self._keep(key, pixels)
+        return pixels
+
+    def _keep(self, key: tuple[str, ...], pixels: Pixels) -> None:
+        if key in self._kept:  # another thread was faster
+            return
         self._kept[key] = pixels
         self._used += pixels.bytes
         while self._used > self._limit:
             self._used -= self._kept.popitem(last=False)[1].bytes
-        return pixels
 
     def _process(self, media: Media) -> Pixels:
         try:
@@ -67,7 +77,8 @@ class PixelReader:
             output = self._processor.video_processor(
                 videos=[torch.stack(frames)], do_sample_frames=False, return_tensors="pt"
             )
-            return Pixels("video", output["pixel_values_videos"], _grid(output["video_grid_thw"]))
+            grid = _grid(output["video_grid_thw"])
+            return Pixels("video", output["pixel_values_videos"], grid, len(frames))
         except (OSError, ValueError, SyntaxError) as error:
             raise BadInput("media_unusable", f"{media.where} cannot be made into pixels: {error}") from error
 

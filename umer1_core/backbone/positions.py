@@ -18,25 +18,29 @@ Status = Literal["ok", "no_token", "truncated"]
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """vectors: [batch, width], unit length, zero where the status is not ok; statuses: one a row."""
+    """vectors: [rows, width], unit length, zero where the status is not ok; statuses: one a row."""
 
     vectors: Tensor
     statuses: tuple[Status, ...]
 
 
 def read_embeddings(hidden: Tensor, ids: Tensor, token: int, spans: Tensor, cut: Tensor | None = None) -> Reading:
-    """Read one kind of embedding from a batch.
+    """Read one kind of embedding from a batch, packed or padded.
 
-    hidden: [batch, length, width], after the final norm (`last_hidden_state`); ids: [batch, length];
-    spans: [batch, 2], first and one past the last place to look at; cut: [batch], rows that ended at a token limit.
+    hidden: [lines, length, width], after the final norm (`last_hidden_state`); ids: [lines, length];
+    spans: [rows, 2], first and one past the last place to look at, in `ids.flatten()`;
+    cut: [rows], rows that ended at a token limit.
     """
-    places = torch.arange(ids.shape[1], device=ids.device)
-    inside = (places >= spans[:, :1]) & (places < spans[:, 1:])
-    found = torch.where((ids == token) & inside, places, -1).amax(1)
-    states = hidden[torch.arange(len(ids), device=ids.device), found.clamp(min=0)]
-    vectors = normalize(states.float(), dim=-1) * (found >= 0).unsqueeze(1)
-    limits = cut.tolist() if cut is not None else [False] * len(ids)
-    statuses = [_status(place >= 0, limit) for place, limit in zip(found.tolist(), limits, strict=True)]
+    flat = ids.flatten()
+    places = torch.arange(len(flat), device=flat.device)
+    last_so_far = torch.where(flat == token, places, -1).cummax(0).values
+    starts, ends = spans.unbind(1)
+    places_found = last_so_far[(ends - 1).clamp(min=0)]
+    found = (places_found >= starts) & (ends > starts)
+    states = hidden.flatten(0, 1)[places_found.clamp(min=0)]
+    vectors = normalize(states.float(), dim=-1) * found.unsqueeze(1)
+    limits = cut.tolist() if cut is not None else [False] * len(spans)
+    statuses = [_status(there, limit) for there, limit in zip(found.tolist(), limits, strict=True)]
     return Reading(vectors, tuple(statuses))
 
 

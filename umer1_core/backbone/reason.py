@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from umer1_core.backbone.collate import Encoder, Row, collate
-from umer1_core.backbone.forward import hidden_states, next_tokens, rope_positions, step_states
+from umer1_core.backbone.forward import hidden_states, next_tokens, step_states
 from umer1_core.backbone.model import Backbone
 from umer1_core.backbone.positions import Reading, Status, read_embeddings
 from umer1_core.errors import BadInput
@@ -61,15 +61,14 @@ def embed_sides(
 
 
 def _embed_rows(backbone: Backbone, rows: list[Row], mode: Mode, max_new_tokens: int) -> list[SideEmbedding]:
-    batch = collate(rows, backbone.ids, backbone.device, pad="left")
+    batch = collate(rows, backbone.ids, backbone.device, "left")
     cache = DynamicCache(config=backbone.model.config.text_config) if mode == "both" else None
     hidden = hidden_states(backbone, batch, cache)
     disc = read_embeddings(hidden, batch.ids, backbone.ids.disc, batch.user)
     none: list[Status] = ["no_token" for _ in rows]
     gen, texts = Reading(torch.zeros_like(disc.vectors), tuple(none)), [list[int]() for _ in rows]
     if cache is not None:
-        _, deltas = rope_positions(backbone, batch)
-        run = _Run(backbone, batch.mask, batch.mask.sum(1) + deltas, cache)
+        run = _Run(backbone, batch.mask, batch.positions.amax((0, 2)) + 1, cache)
         gen, texts = run.decode(hidden[:, -1], max_new_tokens)
     decode = backbone.processor.tokenizer.decode
     return [
@@ -100,7 +99,9 @@ class _Run:
             if len(tokens) == 0:
                 break
             states = self._step(tokens)
-            step = read_embeddings(states.unsqueeze(1), tokens.unsqueeze(1), ids.gen, tokens.new_tensor([[0, 1]]))
+            places = torch.arange(len(tokens), device=tokens.device)
+            spans = torch.stack([places, places + 1], dim=1)
+            step = read_embeddings(states.unsqueeze(1), tokens.unsqueeze(1), ids.gen, spans)
             for place, row in enumerate(self.open.tolist()):
                 texts[row].append(int(tokens[place]))
                 if step.statuses[place] == "ok":

@@ -59,6 +59,11 @@ def verb(panel: Panel, example: str) -> Callable[[Callable[..., None]], Callable
 
 
 def run_module(module: str, *arguments: str) -> None:
-    """Become another module's process: signals reach it, and what ends this command ends it too."""
+    """Become another module's process."""
+    become([sys.executable, "-m", module, *arguments])
+
+
+def become(command: list[str]) -> None:
+    """Become another command's process: signals reach it, and what ends this command ends it too."""
     sys.stdout.flush()
-    os.execv(sys.executable, [sys.executable, "-m", module, *arguments])
+    os.execv(command[0], command)

@@ -2,35 +2,62 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import os
+from contextlib import nullcontext
+from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
 
-from umer1_core.cli.app import Dataset, console, verb
+from umer1_core.cli.app import Dataset, become, console, verb
+from umer1_core.compat import PARENT_VARIABLE, end_with_starter
 from umer1_core.console import print_summary, progress_bar
 from umer1_core.publishing.export import Form, Wanted
 from umer1_core.versions import exclusive, local_folder, recipe_of, resolve
 
 
 @verb("Use a data set", "umer1 train runs/miniature")
-def train(dataset: Dataset) -> None:
+def train(
+    dataset: Dataset,
+    dume: Annotated[
+        bool, typer.Option("--dume", help="The discriminative-only baseline, in a folder of its own")
+    ] = False,
+    accelerate: Annotated[str, typer.Option(help="An accelerate config file: train in the processes it names")] = "",
+) -> None:
     """Train the recipe's student on a validated data set; goes on from the newest checkpoint."""
+    from umer1_core.sft.log import terms
+    from umer1_core.sft.parallel import launch_command, launched_kind
+    from umer1_core.sft.ranks import join_ranks, leave_ranks
     from umer1_core.sft.train import train as train_on
     from umer1_core.validation.validate import require_validated
 
     store = resolve(dataset)
-    recipe = recipe_of(store)
+    training = recipe_of(store).training
     require_validated(store, store.read_json("manifest.json")["data_hash"])
-    with exclusive(store.root, "train"), progress_bar(console) as bar:
-        task = bar.add_task("training", total=recipe.training.steps)
+    config = accelerate or training.accelerate
+    if config and launched_kind() == "one":
+        become(launch_command(config, ["train", store.root, *(["--dume"] if dume else [])]))
+    folder = str(local_folder(store, "sft"))
+    if dume:
+        training, folder = training.model_copy(update={"objective": "dume"}), str(local_folder(store, "dume"))
+    ranks = join_ranks()
+    by_flow = PARENT_VARIABLE in os.environ  # it holds the lock, and its end is theirs
+    if by_flow:
+        end_with_starter()
+    locked = exclusive(store.root, "train") if ranks.main and not by_flow else nullcontext()
+    with locked, progress_bar(console, hidden=not ranks.main) as bar:
+        task = bar.add_task("training", total=training.steps)
 
-        def show(step: int, steps: int, losses: dict[str, float]) -> None:
-            terms = " ".join(f"{name} {value:.3f}" for name, value in losses.items())
-            bar.update(task, completed=step, total=steps, description=f"training  {terms}")
+        def show(record: dict[str, Any]) -> None:
+            bar.update(task, completed=record["step"], description=f"training  {terms(record)}")
 
-        train_on(store, recipe.training, str(local_folder(store, "sft")), show)
-    console.print(f"Trained: {local_folder(store, 'sft')}. Next: umer1 evaluate {dataset}")
+        def count(done: int, rows: int) -> None:
+            bar.update(task, description=f"counting tokens, {done:,} of {rows:,} pairs")
+
+        report = train_on(store, training, folder, show, count)
+    if ranks.main:
+        console.print(f"Trained: {report.model}. Next: umer1 evaluate {dataset}", soft_wrap=True)
+    leave_ranks()
 
 
 @verb("Use a data set", "umer1 evaluate runs/miniature")

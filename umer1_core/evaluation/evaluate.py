@@ -17,8 +17,8 @@ from schemas.recipe import Evaluation, Recipe
 from umer1_core.backbone.model import checkpoint_hash, load_backbone
 from umer1_core.backbone.vectors import Vectors, VectorSettings, embed_missing, folder_of, load_vectors
 from umer1_core.errors import ValidationFailed
-from umer1_core.evaluation.metrics import Task, hits_at_1, make_task, oracle, similarities
 from umer1_core.pairs import Pair, pair_from_record
+from umer1_core.retrieval import Task, hits_at_1, make_task, oracle, similarities
 from umer1_core.store import Store, content_hash, fingerprint
 from umer1_core.versions import local_folder
 

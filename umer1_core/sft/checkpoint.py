@@ -1,7 +1,8 @@
 """Checkpoints that are there whole or not at all, and the records beside them.
 
-Guarantee: a folder `step-000123` appears by one rename after its files are on disk, so a kill -9 at any moment leaves
-the newest complete one to resume from. A checkpoint of other data or other settings is never resumed.
+Guarantee: a folder `step-000123` appears by one rename after all processes have put their files on disk, so a kill -9
+at any moment leaves the newest complete one to resume from. A checkpoint of other data or other settings is never
+resumed.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
+from umer1_core.sft.ranks import Ranks
 
 _TEMPORARY = ".tmp-"
+_META = "meta.json"
 _KEPT = 2
 
 
@@ -34,40 +36,46 @@ class Identity:
         return record is not None and all(record.get(key) == value for key, value in self.record().items())
 
 
-def write_folder(target: Path, fill: Callable[[Path], None]) -> None:
-    """Fill a temporary folder, sync it, put it in the place of `target`."""
-    target.parent.mkdir(parents=True, exist_ok=True)
+def write_folder(target: Path, fill: Callable[[Path], None], ranks: Ranks) -> None:
+    """Every process fills a temporary folder; then it is synced and put in the place of `target`."""
     temporary = target.with_name(_TEMPORARY + target.name)
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
+    if ranks.main:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+    ranks.barrier()
     fill(temporary)
     for file in temporary.rglob("*"):
         if file.is_file():
             _sync(file)
-    _sync(temporary)
-    shutil.rmtree(target, ignore_errors=True)
-    temporary.rename(target)
-    _sync(target.parent)
+    ranks.barrier()
+    if ranks.main:
+        _sync(temporary)
+        shutil.rmtree(target, ignore_errors=True)
+        temporary.rename(target)
+        _sync(target.parent)
+    ranks.barrier()
 
 
-def save_checkpoint(folder: Path, step: int, identity: Identity, state: dict[str, Any]) -> None:
-    """Write a checkpoint and drop all but the newest ones."""
+def save_checkpoint(folder: Path, step: int, identity: Identity, fill: Callable[[Path], None], ranks: Ranks) -> None:
+    """Write a checkpoint, `fill` called on every process, and drop all but the newest ones."""
 
-    def fill(place: Path) -> None:
-        torch.save(state, place / "state.pt")
-        (place / "meta.json").write_text(json.dumps({"step": step, **identity.record()}))
+    def fill_all(place: Path) -> None:
+        fill(place)
+        if ranks.main:
+            (place / _META).write_text(json.dumps({"step": step, **identity.record()}))
 
-    write_folder(folder / f"step-{step:06d}", fill)
-    for old in _complete(folder)[:-_KEPT]:
-        shutil.rmtree(old)
+    write_folder(folder / f"step-{step:06d}", fill_all, ranks)
+    if ranks.main:
+        for old in _complete(folder)[:-_KEPT]:
+            shutil.rmtree(old)
 
 
-def load_checkpoint(folder: Path, identity: Identity) -> tuple[int, dict[str, Any]] | None:
-    """The newest complete checkpoint of this training: (steps done, state)."""
+def newest_checkpoint(folder: Path, identity: Identity) -> tuple[int, Path] | None:
+    """The newest complete checkpoint of this training: steps done, and where it lies."""
     for place in reversed(_complete(folder)):
-        meta = read_json(place / "meta.json")
+        meta = read_json(place / _META)
         if meta is not None and identity.matches(meta):
-            return meta["step"], torch.load(place / "state.pt", map_location="cpu", weights_only=True)
+            return meta["step"], place
     return None
 
 
@@ -80,17 +88,6 @@ def write_json(path: Path, value: dict[str, Any]) -> None:
 
 def read_json(path: Path) -> dict[str, Any] | None:
     return json.loads(path.read_text()) if path.exists() else None
-
-
-def cut_log(path: Path, steps: int) -> None:
-    """Drop the lines of steps that a resumed training does again, and a half-written last line."""
-    if not path.exists():
-        return
-    lines = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("}\n")]
-    kept = "".join(line for line in lines if json.loads(line)["step"] <= steps)
-    temporary = path.with_name(_TEMPORARY + path.name)
-    temporary.write_text(kept)
-    os.replace(temporary, path)
 
 
 def _complete(folder: Path) -> list[Path]:

@@ -1,95 +1,136 @@
-"""The `cold_start` table as batches of pairs: same-source blocks, seeded, resumable.
+"""The `cold_start` table for training: an index in memory, rows on demand, and a slice that is never trained on.
 
-Guarantees: the batch of a step depends on (data set, seed, step) alone, so a resumed training sees what one that ran
-through would have; an epoch visits a row at most once and leaves out only its last, incomplete batch; no more than a
-window of shards is in memory.
+Guarantees: in memory are a source's number and a mark for each row (3 bytes), and row groups up to a bound in bytes.
+The slice depends on (data set, seed, size) alone; no pair whose query side equals one of its query sides is trained on.
+Targets may be shared: they are the candidates of a retrieval (labels of a classification, as in MMEB).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from functools import lru_cache
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
 
+from umer1_core.backbone.collate import Row
 from umer1_core.errors import ValidationFailed
+from umer1_core.pairs import Side, draw_priority, side_from_record
+from umer1_core.sft.row_groups import RowGroups
 from umer1_core.store import Store, content_hash
 
-_WINDOW_SHARDS = 8
+TABLE = "cold_start"
+COLUMNS = (
+    "pair_id", "source", "modality", "query_key", "target_key",
+    "query_prompt", "query_media", "query_response", "target_prompt", "target_media", "target_response", "negatives",
+)  # fmt: skip
+_CACHE_BYTES = 512 << 20
 
-Place = tuple[int, int]
+
+@dataclass(frozen=True, slots=True)
+class PairRows:
+    """A pair ready for the model. negatives: prompts of sides that are known to be wrong."""
+
+    pair_id: str
+    source: str
+    query: Row
+    target: Row
+    query_key: str
+    target_key: str
+    negatives: tuple[Row, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """A row that cannot be trained on, and why."""
+
+    pair_id: str
+    source: str
+    reason: str
+    detail: str
 
 
 class ColdStart:
-    """Rows of a store's `cold_start` table by (shard, row)."""
+    """A store's `cold_start` table. A row is named by its number, counted over the shards in order.
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        entries = store.entries("cold_start")
+    sources: names, sorted; source_codes: [rows] uint16, places in `sources`; trainable: [rows] bool; held_out: row
+    numbers of the slice, smallest draw first.
+    """
+
+    def __init__(self, store: Store, held_out: int = 0, seed: int = 0, cache_bytes: int = _CACHE_BYTES) -> None:
+        """Raises ValidationFailed when no row is left to train on, StorageError when a shard cannot be read."""
+        self.store = store
+        entries = store.entries(TABLE)
         self.data_hash = content_hash(entries)
-        self._names = [entry.shard for entry in entries if entry.rows]
-        if not self._names:
-            raise ValidationFailed(f"{store.root} has no rows to train on.", "Build and validate the data set first.")
-        self._sources = [self._column(name) for name in self._names]
-        self._shard = lru_cache(maxsize=_WINDOW_SHARDS + 1)(self._read)
+        self.entries = [entry for entry in entries if entry.rows]
+        self.sources, self.source_codes = self._index_sources()
+        self.held_out = self._draw(held_out, seed)
+        self.trainable = self._outside_of(self.held_out)
+        if not self.trainable.any():
+            raise ValidationFailed(
+                f"{store.root} has no rows to train on: {len(self)} in all, {len(self.held_out)} of them held out.",
+                "Build and validate a larger data set first, or hold fewer pairs out.",
+            )
+        self._groups = RowGroups(store, self.entries, COLUMNS, cache_bytes)
 
     def __len__(self) -> int:
-        return sum(map(len, self._sources))
+        return len(self.source_codes)
 
-    def row(self, place: Place) -> dict[str, Any]:
-        shard, index = place
-        return self._shard(shard).slice(index, 1).to_pylist()[0]
+    def rows(self, numbers: Sequence[int] | NDArray[np.integer]) -> list[dict[str, Any]]:
+        """Records (COLUMNS) in the order asked for; safe in threads."""
+        return self._groups.rows([int(number) for number in numbers])
+
+    def held_out_rows(self) -> list[dict[str, Any]]:
+        """The slice as records."""
+        return self.rows(self.held_out)
 
     def texts(self) -> Iterator[str]:
-        """Every prompt and response."""
+        """Every prompt and response, for a tokenizer."""
         columns = ["query_prompt", "query_response", "target_prompt", "target_response"]
-        for row in self._store.iterate("cold_start", columns):
+        for row in self.store.iterate(TABLE, columns):
             yield from row.values()
 
-    def epoch(self, batch_pairs: int, block_pairs: int, seed: int, number: int) -> list[list[Place]]:
-        """The batches of an epoch."""
-        rng = np.random.default_rng([seed, number])
-        order = rng.permutation(len(self._sources))
-        stream: list[Place] = []
-        for first in range(0, len(order), _WINDOW_SHARDS):
-            window = [int(shard) for shard in order[first : first + _WINDOW_SHARDS]]
-            for block in same_source_blocks({s: self._sources[s] for s in window}, block_pairs, rng):
-                stream += block
-        size = min(batch_pairs, len(stream))
-        return [stream[i : i + size] for i in range(0, len(stream) - size + 1, size)]
+    def _column(self, name: str) -> Iterator[pa.Array]:
+        for entry in self.entries:
+            yield self.store.read_shard(TABLE, entry.shard, [name])[name].combine_chunks()
 
-    def _column(self, name: str) -> np.ndarray:
-        return self._store.read_shard("cold_start", name, ["source"])["source"].to_numpy()
+    def _index_sources(self) -> tuple[tuple[str, ...], NDArray[np.uint16]]:
+        encoded = [column.dictionary_encode() for column in self._column("source")]
+        names = tuple(sorted({name for part in encoded for name in part.dictionary.to_pylist()}))
+        code_of = {name: code for code, name in enumerate(names)}
+        codes = [np.zeros(0, np.uint16)]
+        for part in encoded:
+            lookup = np.array([code_of[name] for name in part.dictionary.to_pylist()], np.uint16)
+            codes.append(lookup[part.indices.to_numpy()])
+        return names, np.concatenate(codes)
 
-    def _read(self, shard: int) -> pa.Table:
-        return self._store.read_shard("cold_start", self._names[shard])
+    def _draw(self, count: int, seed: int) -> NDArray[np.int64]:
+        """The rows with the smallest draw priority."""
+        if not count or not len(self):
+            return np.zeros(0, np.int64)
+        priorities = np.concatenate([
+            np.array([draw_priority(seed, name) for name in column.to_pylist()], np.uint64)
+            for column in self._column("pair_id")
+        ])  # fmt: skip
+        smallest = np.argpartition(priorities, count)[:count] if count < len(priorities) else np.arange(len(priorities))
+        return smallest[np.argsort(priorities[smallest], kind="stable")].astype(np.int64)
 
-
-def same_source_blocks(sources: dict[int, np.ndarray], size: int, rng: np.random.Generator) -> list[list[Place]]:
-    """Shuffle within each source, cut into blocks, shuffle the full blocks; short ones come last.
-
-    sources: by shard, the source of each row.
-    """
-    by_source: dict[str, list[Place]] = {}
-    for shard, names in sources.items():
-        for index, name in enumerate(names):
-            by_source.setdefault(str(name), []).append((shard, index))
-    blocks: list[list[Place]] = []
-    for name in sorted(by_source):
-        places = [by_source[name][i] for i in rng.permutation(len(by_source[name]))]
-        blocks += [places[i : i + size] for i in range(0, len(places), size)]
-    mixed = [blocks[i] for i in rng.permutation(len(blocks))]
-    return sorted(mixed, key=lambda block: len(block) < size)
+    def _outside_of(self, held_out: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """True for rows whose query side is none of the slice's."""
+        if not len(held_out):
+            return np.ones(len(self), np.bool_)
+        keys = pa.chunked_array(list(self._column("query_key")))
+        shown = pc.is_in(keys, value_set=keys.take(held_out).combine_chunks())
+        return ~shown.to_numpy()
 
 
-def batch_of_step(data: ColdStart, step: int, batch_pairs: int, block_pairs: int, seed: int) -> tuple[int, list[Place]]:
-    """The epoch and the places of a step's rows, steps counted from zero."""
-    count = max(1, len(data) // batch_pairs)
-    return step // count, _epoch(data, batch_pairs, block_pairs, seed, step // count)[step % count]
-
-
-@lru_cache(maxsize=1)
-def _epoch(data: ColdStart, batch_pairs: int, block_pairs: int, seed: int, number: int) -> list[list[Place]]:
-    return data.epoch(batch_pairs, block_pairs, seed, number)
+def negative_sides(record: dict[str, Any], most: int) -> list[Side]:
+    """A row's first hard negatives: other than its own sides by content, each once."""
+    found: dict[str, Side] = {}
+    for side in map(side_from_record, (record.get("negatives") or ()) if most else ()):
+        if side.key not in (record["query_key"], record["target_key"]):
+            found.setdefault(side.key, side)
+    return list(found.values())[:most]

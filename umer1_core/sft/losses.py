@@ -1,67 +1,134 @@
-"""The three terms of the SFT loss, pure functions (UME-R1 section 3.3, equations 1 to 4).
+"""The contrastive terms of the SFT loss and the weights of its token term (UME-R1 section 3.3, equations 1 to 4).
 
-Guarantee: no I/O, no distributed state. Entries that are equal by content are no negatives of each other. Zero vectors
-give log B; logits of zero give log V.
+Guarantees: pure functions of whole batches, no I/O, no distributed state. Entries that are equal by content are no
+negatives of each other. Scores are in fp32 whatever the precision around; a row whose every other entry is masked has
+loss 0, never NaN. Zero vectors give log B.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy, linear
-from torch.utils.checkpoint import checkpoint
 
 Direction = Literal["both", "q2t"]
-TokenReduction = Literal["token_mean", "sample_sum"]
+TokenReduction = Literal["paper", "released", "token_mean"]
 
-_CHUNK = 1_024
-
-
-def equal_entries(query_keys: Sequence[str], target_keys: Sequence[str]) -> Tensor:
-    """[batch, batch], True where j is no negative of i: the same target, or another target of the same query."""
-    same = [
-        [
-            i != j and (query_keys[i] == query_keys[j] or target_keys[i] == target_keys[j])
-            for j in range(len(query_keys))
-        ]
-        for i in range(len(query_keys))
-    ]
-    return torch.tensor(same, dtype=torch.bool).view(len(query_keys), len(query_keys))
+# A matrix product rounds equal vectors differently by their column; cosines this near are a tie.
+_TIE = 1e-6
 
 
-def info_nce(
-    queries: Tensor, targets: Tensor, temperature: float, equal: Tensor, direction: Direction = "both"
+def equal_entries(query_keys: Tensor, target_keys: Tensor) -> Tensor:
+    """[n, n], True where j is no negative of i: the same target, or another target of the same query.
+
+    query_keys, target_keys: int64 [n], equal where the content is. The diagonal is False; the matrix is symmetric.
+    """
+    same = query_keys.unsqueeze(1) == query_keys
+    same |= target_keys.unsqueeze(1) == target_keys
+    return same.fill_diagonal_(False)
+
+
+def contrastive(
+    queries: Tensor,
+    targets: Tensor,
+    temperature: float | Tensor,
+    equal: Tensor,
+    direction: Direction = "both",
+    hardness: float = 0.0,
+    negatives: Tensor | None = None,
+    usable: Tensor | None = None,
 ) -> Tensor:
-    """InfoNCE over in-batch targets: equations 1 and 2 (`q2t`), or the mean of both directions, as released.
+    """InfoNCE of a whole batch, a scalar: equations 1 and 2 (`q2t`), or the mean of both directions, as released.
 
-    queries, targets: [batch, width], normalised; equal: [batch, batch], entries left out of the denominator.
+    queries, targets: [n, width], normalised, row i of one with row i of the other; equal: [n, n], see `equal_entries`:
+    entries left out of the denominators. temperature: a number, or a tensor of one element that gets a gradient.
+
+    hardness: added to the logit of each negative, times its similarity without gradient and not divided by the
+    temperature, so that near negatives weigh more (LLaVE, arXiv 2503.04812, equation 5, with 9); 0 is plain InfoNCE.
+
+    negatives: [n, k, width], the hard negatives of each query; they stand in the denominator of their own query alone,
+    and only from query to target. usable: [n, k], False for a place without one (which may hold anything finite). A
+    negative equal to its query's own target is the caller's to mark there: contents are not known here.
     """
-    scores = (queries.float() @ targets.float().T / temperature).masked_fill(equal, float("-inf"))
-    right = torch.arange(len(scores), device=scores.device)
-    forward = cross_entropy(scores, right)
-    return forward if direction == "q2t" else (forward + cross_entropy(scores.T, right)) / 2
+    with torch.autocast(queries.device.type, enabled=False):
+        scores = queries.float() @ targets.float().T
+        logits = _logits(scores, temperature, hardness).masked_fill(equal, float("-inf"))
+        own = scores.diagonal() / temperature
+        logits = logits.diagonal_scatter(own)
+        from_query = logits
+        if negatives is not None:
+            from_query = torch.cat([logits, _hard_logits(queries, negatives, usable, temperature, hardness)], dim=1)
+        forward = (from_query.logsumexp(1) - own).mean()
+        if direction == "q2t":
+            return forward
+        return (forward + (logits.logsumexp(0) - own).mean()) / 2
 
 
-def next_token_sum(states: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
-    """Sum of next-token losses without keeping all logits: recomputed in the backward pass, some rows at a time.
+def cross_mode(
+    disc_queries: Tensor, gen_targets: Tensor, temperature: float | Tensor, equal: Tensor, weight: float = 1.0
+) -> Tensor:
+    """`weight` times InfoNCE from discriminative queries to generative targets, a scalar.
 
-    states: [tokens, width], only those with a label; weight: [vocabulary, width]; labels: [tokens].
+    The recipe does not align the two spaces, so an index of generative targets, made once and offline, cannot be
+    searched with cheap discriminative queries. This term asks for that, in that direction alone: there the queries
+    choose among the targets. The gradient goes to both sides. Shapes as in `contrastive`.
     """
-    if len(states) <= _CHUNK:
-        return _token_sum(states, weight, labels)
-    total = states.new_zeros((), dtype=torch.float32)
-    for rows, names in zip(states.split(_CHUNK), labels.split(_CHUNK), strict=True):
-        total = total + checkpoint(_token_sum, rows, weight, names, use_reentrant=False)
-    return total
+    return weight * contrastive(disc_queries, gen_targets, temperature, equal, "q2t")
 
 
-def token_divisor(reduction: TokenReduction, tokens: int, pairs: int) -> int:
-    """What the batch's sum is divided by: its tokens (default), or its pairs (equation 3)."""
-    return max(1, tokens if reduction == "token_mean" else pairs)
+@torch.no_grad()
+def in_batch_hits(queries: Tensor, targets: Tensor, equal: Tensor) -> Tensor:
+    """[n] bool: the query's own target scores strictly above every other that is not masked; ties are misses.
+
+    queries, targets: [n, width], normalised; equal: [n, n], see `equal_entries`. A query without candidates but its own
+    target hits.
+    """
+    with torch.autocast(queries.device.type, enabled=False):
+        scores = queries.float() @ targets.float().T
+    others = scores.masked_fill(equal, float("-inf")).fill_diagonal_(float("-inf"))
+    return scores.diagonal() > others.amax(1) + _TIE
 
 
-def _token_sum(states: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
-    return cross_entropy(linear(states, weight).float(), labels, reduction="sum")
+def token_weights(
+    reduction: TokenReduction, query_tokens: Tensor, target_tokens: Tensor, microbatch: int = 1
+) -> tuple[Tensor, Tensor]:
+    """What a supervised token of each row weighs, so that the sum of weight · loss over the step is the token term.
+
+    query_tokens, target_tokens: int64 [n], supervised tokens of each side, in the step's order over all processes;
+    gives fp32 [n] for each side. How rows are packed or spread changes nothing; rows without tokens weigh 0.
+
+    `paper`: equation 3, the token sum of both sides, mean over the n pairs. `released`: token mean of each micro-batch
+    of `microbatch` consecutive pairs, queries and targets apart and added, mean over the micro-batches (one without
+    tokens counts as 0). `token_mean`: mean over all tokens of both sides.
+    """
+    sides = torch.stack([query_tokens, target_tokens])
+    if reduction == "paper":
+        divisors = torch.full_like(sides, sides.shape[1])
+    elif reduction == "token_mean":
+        divisors = sides.sum().expand_as(sides)
+    else:
+        divisors = _released_divisors(sides, microbatch)
+    query_weights, target_weights = torch.where(sides > 0, 1 / divisors, 0.0).unbind()
+    return query_weights, target_weights
+
+
+def _logits(scores: Tensor, temperature: float | Tensor, hardness: float) -> Tensor:
+    return scores / temperature + hardness * scores.detach() if hardness else scores / temperature
+
+
+def _hard_logits(
+    queries: Tensor, negatives: Tensor, usable: Tensor | None, temperature: float | Tensor, hardness: float
+) -> Tensor:
+    """[n, k]"""
+    scores = torch.einsum("nw,nkw->nk", queries.float(), negatives.float())
+    logits = _logits(scores, temperature, hardness)
+    return logits if usable is None else logits.masked_fill(~usable, float("-inf"))
+
+
+def _released_divisors(sides: Tensor, microbatch: int) -> Tensor:
+    """[2, n]: tokens of the row's micro-batch on its side, times the number of micro-batches. sides: [2, n] counts."""
+    group = torch.arange(sides.shape[1], device=sides.device) // microbatch
+    groups = -(-sides.shape[1] // microbatch)
+    sums = sides.new_zeros(2, groups).index_add_(1, group, sides)
+    return sums[:, group] * groups

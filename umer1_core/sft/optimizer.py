@@ -12,15 +12,15 @@ from schemas.recipe import Training
 _DECAY_FROM, _FLOOR = 0.4, 0.02
 
 
-def make_optimizers(model: nn.Module, training: Training) -> list[torch.optim.Optimizer]:
+def make_optimizers(module: nn.Module, training: Training) -> list[torch.optim.Optimizer]:
     """Optimizers over the parameters that are trained."""
-    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    named = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
     if training.optimizer == "adamw":
-        return [_adamw([p for _, p in named], training.learning_rate)]
+        return [_adamw([p for _, p in named], training)]
     matrices = [p for name, p in named if _is_inner_matrix(name, p)]
     rest = [p for name, p in named if not _is_inner_matrix(name, p)]
     muon = torch.optim.Muon(matrices, lr=training.learning_rate, weight_decay=0.01)
-    return [muon, _adamw(rest, training.learning_rate)]
+    return [muon, _adamw(rest, training)]
 
 
 def rate_factor(training: Training, step: int) -> float:
@@ -36,14 +36,10 @@ def rate_factor(training: Training, step: int) -> float:
     return min(warm, 0.5 * (1 + math.cos(math.pi * done)))
 
 
-def set_rate(optimizers: list[torch.optim.Optimizer], rate: float) -> None:
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-
-
-def _adamw(parameters: list[nn.Parameter], rate: float) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(parameters, lr=rate, betas=(0.9, 0.98), weight_decay=0.0)
+def _adamw(parameters: list[nn.Parameter], training: Training) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(
+        parameters, lr=training.learning_rate, betas=(0.9, 0.98), weight_decay=training.weight_decay
+    )
 
 
 def _is_inner_matrix(name: str, parameter: nn.Parameter) -> bool:

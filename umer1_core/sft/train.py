@@ -4,14 +4,16 @@
 
 Guarantees: killed at any moment and started again, it goes on from the newest complete checkpoint along the same
 trajectory; a finished training is not repeated; a row that cannot be used is skipped with its reason in
-`rejections.jsonl`, never replaced by its neighbour. The folder: `base/` (untrained), `checkpoints/`, `model/`,
-`losses.jsonl`, `progress.json`, `finished.json`; what other settings had made is kept under `earlier/`.
+`rejections.jsonl`, never replaced by its neighbour. The folder: `base/` (untrained), `lengths/`, `checkpoints/`,
+`best/` (by the held-out slice), `model/`, `losses.jsonl`, `evaluations.jsonl`, `tensorboard/`, `progress.json`,
+`finished.json`; what other settings had made is kept under `earlier/`.
+
+Every process that a launcher started calls `train` with the same arguments.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -21,38 +23,31 @@ from typing import Any
 import torch
 
 from schemas.recipe import Training
-from umer1_core.backbone.collate import Encoder
-from umer1_core.backbone.model import Backbone, load_backbone, save_backbone
-from umer1_core.errors import BadInput
 from umer1_core.miniature.student import build_student
-from umer1_core.pairs import Media, media_from_record
-from umer1_core.sft.checkpoint import (
-    Identity,
-    cut_log,
-    load_checkpoint,
-    read_json,
-    save_checkpoint,
-    write_folder,
-    write_json,
-)
-from umer1_core.sft.data import ColdStart, Place, batch_of_step
-from umer1_core.sft.optimizer import make_optimizers, rate_factor, set_rate
-from umer1_core.sft.step import LossSettings, PairRows, StepLosses, sft_step
+from umer1_core.sft.checkpoint import Identity, read_json, write_folder, write_json
+from umer1_core.sft.data import ColdStart
+from umer1_core.sft.log import EVALUATIONS, REJECTIONS, STEPS, TENSORBOARD, best_evaluation, read_lines
+from umer1_core.sft.ranks import Ranks, join_ranks
+from umer1_core.sft.trainer import MINIATURE, Progress, Trainer
 from umer1_core.store import Store, fingerprint
 
-MINIATURE = "miniature"
-_MAX_NORM = 1.0
-_BLOCKS_PER_BATCH = 2
-_NO_EFFECT = {"enabled", "checkpoint_every"}
-_RECORDS = ("started.json", "losses.jsonl", "rejections.jsonl", "progress.json", "finished.json")
-_MADE = ("base", "checkpoints", "model", *_RECORDS)
-
-Progress = Callable[[int, int, dict[str, float]], None]
+# A training may be resumed with these changed: they say how it is run, not what it is of.
+_NO_EFFECT = {
+    "enabled", "preset", "accelerate", "checkpoint_every", "loader_workers", "pack_tokens", "layout", "reuse_features",
+    "on_bad_row", "on_bad_step", "max_bad_steps", "evaluate_every", "evaluate_tokens",
+}  # fmt: skip
+_MADE = (
+    "base", "checkpoints", "best", "model", "started.json", "progress.json", "finished.json",
+    STEPS, EVALUATIONS, REJECTIONS, TENSORBOARD,
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class TrainReport:
-    """model: folder of the trained checkpoint; resumed_from: steps that were already done; loss: of the last step."""
+    """model: folder of the trained checkpoint; resumed_from: steps that were already done; loss: of the last step.
+
+    best: folder of the checkpoint with the best held-out hit@1, after `best_step` steps; empty without evaluation.
+    """
 
     model: str
     base: str
@@ -61,139 +56,71 @@ class TrainReport:
     rejected_rows: int
     loss: float
     seconds: float
+    best: str = ""
+    best_step: int = 0
 
 
-def train(store: Store, training: Training, directory: str, on_progress: Progress | None = None) -> TrainReport:
-    """Train, or go on training, in `directory`. on_progress: called with (steps done, steps, losses)."""
-    folder, data = Path(directory), ColdStart(store)
+def train(
+    store: Store,
+    training: Training,
+    directory: str,
+    on_progress: Progress | None = None,
+    on_count: Callable[[int, int], None] | None = None,
+) -> TrainReport:
+    """Train, or go on training, in `directory`.
+
+    on_progress: called on one process with each step's record; on_count: before the first step, while the rows' tokens
+    are counted, with (rows done, rows) of this process. Raises Fatal where the recipe says that training stops.
+    """
+    ranks = join_ranks()
+    folder, data = Path(directory), ColdStart(store, training.held_out_pairs, training.seed)
     identity = Identity(data.data_hash, fingerprint(training.model_dump(exclude=_NO_EFFECT)))
     finished = read_json(folder / "finished.json")
     if finished is not None and identity.matches(finished):
         return TrainReport(**finished["report"])
-    folder.mkdir(parents=True, exist_ok=True)
-    if not identity.matches(read_json(folder / "started.json")):
-        _set_aside(folder)
-        write_json(folder / "started.json", identity.record())
-    with _one_thread():
-        report = _Training(data, training, folder, identity).run(on_progress or _silent)
-    write_json(folder / "finished.json", {**identity.record(), "report": asdict(report)})
+    ranks.barrier()
+    if ranks.main:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not identity.matches(read_json(folder / "started.json")):
+            _set_aside(folder)
+            write_json(folder / "started.json", identity.record())
+    ranks.barrier()
+    started = time.monotonic()
+    with _one_thread(ranks.device):
+        base = _base_model(data, training, folder, ranks)
+        trainer = Trainer(data, training, base, folder, identity, ranks, on_count or _uncounted)
+        first, last, rejected = trainer.run(on_progress or _silent)
+    best = best_evaluation(read_lines(folder / EVALUATIONS))
+    report = TrainReport(
+        model=str(folder / "model"),
+        base=base,
+        steps=training.steps,
+        resumed_from=first,
+        rejected_rows=rejected,
+        loss=last["loss"],
+        seconds=time.monotonic() - started,
+        best=str(folder / "best") if best else "",
+        best_step=best["step"] if best else 0,
+    )
+    if ranks.main:
+        write_json(folder / "finished.json", {**identity.record(), "report": asdict(report)})
+    ranks.barrier()
     return report
 
 
-class _Training:
-    """The state of one training: model, optimizers, step."""
-
-    def __init__(self, data: ColdStart, training: Training, folder: Path, identity: Identity) -> None:
-        self.data, self.training, self.folder, self.identity = data, training, folder, identity
-        torch.manual_seed(training.seed)
-        self.base = _base_model(data, training, folder)
-        self.backbone = _prepare(load_backbone(self.base), training)
-        self.encoder = Encoder(self.backbone, training.max_tokens)
-        self.optimizers = make_optimizers(self.backbone.model, training)
-        self.settings = LossSettings(
-            training.temperature, training.direction, training.token_loss, training.response_noise
-        )
-        self.rejected: dict[str, BadInput] = {}
-
-    def run(self, on_progress: Progress) -> TrainReport:
-        started, first = time.monotonic(), self._resume()
-        losses = {"loss": 0.0}
-        with open(self.folder / "losses.jsonl", "a", buffering=1) as log:
-            for step in range(first, self.training.steps):
-                losses = self._step(step)
-                done = step + 1
-                log.write(json.dumps({"step": done, **losses}) + "\n")
-                on_progress(done, self.training.steps, losses)
-                if done % self.training.checkpoint_every == 0 and done < self.training.steps:
-                    save_checkpoint(self.folder / "checkpoints", done, self.identity, self._state())
-                write_json(self.folder / "progress.json", {"step": done, "steps": self.training.steps, **losses})
-        write_folder(self.folder / "model", lambda place: save_backbone(self.backbone, place))
-        return TrainReport(
-            model=str(self.folder / "model"),
-            base=self.base,
-            steps=self.training.steps,
-            resumed_from=first,
-            rejected_rows=len(self.rejected),
-            loss=losses["loss"],
-            seconds=time.monotonic() - started,
-        )
-
-    def _step(self, step: int) -> dict[str, float]:
-        block = max(2, self.training.batch_pairs // _BLOCKS_PER_BATCH)
-        epoch, places = batch_of_step(self.data, step, self.training.batch_pairs, block, self.training.seed)
-        rate = self.training.learning_rate * rate_factor(self.training, step)
-        set_rate(self.optimizers, rate)
-        pairs = [pair for place in places if (pair := self._encode(place)) is not None]
-        result, norm = StepLosses(0.0, 0.0, 0.0, 0.0, 0), 0.0
-        if pairs:
-            result = sft_step(self.backbone, pairs, self.settings)
-            norm = float(torch.nn.utils.clip_grad_norm_(self.backbone.model.parameters(), _MAX_NORM))
-        for optimizer in self.optimizers:
-            optimizer.step()
-            optimizer.zero_grad()
-        return {**asdict(result), "grad_norm": norm, "rate": rate, "epoch": epoch, "pairs": len(pairs)}
-
-    def _encode(self, place: Place) -> PairRows | None:
-        row = self.data.row(place)
-        try:
-            sides = [
-                self.encoder.encode(row[f"{s}_prompt"], _media(row[f"{s}_media"]), row[f"{s}_response"])
-                for s in ("query", "target")
-            ]
-        except BadInput as error:
-            self._reject(row, error)
-            return None
-        return PairRows(sides[0], sides[1], row["query_key"], row["target_key"])
-
-    def _reject(self, row: dict[str, Any], error: BadInput) -> None:
-        if row["pair_id"] in self.rejected:
-            return
-        self.rejected[row["pair_id"]] = error
-        record = {"pair_id": row["pair_id"], "source": row["source"], "reason": error.reason, "detail": error.detail}
-        with open(self.folder / "rejections.jsonl", "a") as file:
-            file.write(json.dumps(record) + "\n")
-
-    def _state(self) -> dict[str, Any]:
-        return {
-            "model": self.backbone.model.state_dict(),
-            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
-            "random": torch.get_rng_state(),
-        }
-
-    def _resume(self) -> int:
-        found = load_checkpoint(self.folder / "checkpoints", self.identity)
-        step = 0
-        if found is not None:
-            step, state = found
-            self.backbone.model.load_state_dict(state["model"])
-            for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
-                optimizer.load_state_dict(saved)
-            torch.set_rng_state(state["random"])
-        cut_log(self.folder / "losses.jsonl", step)
-        return step
-
-
-def _base_model(data: ColdStart, training: Training, folder: Path) -> str:
+def _base_model(data: ColdStart, training: Training, folder: Path, ranks: Ranks) -> str:
     """Where training starts: the named checkpoint, or a fresh miniature student built once."""
     if training.model != MINIATURE:
         return training.model
     base = folder / "base"
     if not base.exists():
-        write_folder(base, lambda place: build_student(place, training.seed, data.texts()))
+
+        def fill(place: Path) -> None:
+            if ranks.main:
+                build_student(place, training.seed, data.texts())
+
+        write_folder(base, fill, ranks)
     return str(base)
-
-
-def _prepare(backbone: Backbone, training: Training) -> Backbone:
-    """Freeze the vision tower but for its merger, as released; save memory on a GPU."""
-    model = backbone.model.train()
-    if training.model == MINIATURE:
-        return backbone
-    if training.freeze_vision:
-        model.model.visual.requires_grad_(False)
-        model.model.visual.merger.requires_grad_(True)
-    if backbone.device.type == "cuda":
-        model.gradient_checkpointing_enable()
-    return backbone
 
 
 def _set_aside(folder: Path) -> None:
@@ -209,19 +136,19 @@ def _set_aside(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """One CPU thread: two give other sums, and cost three times the CPU on a model this small."""
+def _one_thread(device: torch.device) -> Iterator[None]:
+    """On the CPU one thread: two give other sums, and cost three times the CPU on a model this small."""
     before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(1 if device.type == "cpu" else before)
     try:
         yield
     finally:
         torch.set_num_threads(before)
 
 
-def _media(records: list[dict[str, Any]]) -> tuple[Media, ...]:
-    return tuple(media_from_record(record) for record in records)
+def _uncounted(done: int, total: int) -> None:
+    """Nobody watches."""
 
 
-def _silent(step: int, steps: int, losses: dict[str, float]) -> None:
+def _silent(record: dict[str, Any]) -> None:
     """Nobody watches."""

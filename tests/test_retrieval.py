@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from umer1_core.evaluation.metrics import hits_at_1, make_task, oracle, similarities
+from umer1_core.retrieval import hits_at_1, make_task, oracle, similarities
 
 
 def test_a_tie_with_a_wrong_candidate_is_a_miss():

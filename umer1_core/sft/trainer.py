@@ -1,0 +1,310 @@
+"""The loop of one training: rows in, steps taken, written down, evaluated, kept.
+
+Guarantee: from a checkpoint on, the same steps follow as in a training that ran through; the order of rows, the random
+state and the optimizer's state are all in it or follow from the step.
+"""
+
+from __future__ import annotations
+
+import math
+import resource
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from schemas.recipe import Training
+from umer1_core.backbone.collate import Encoder
+from umer1_core.backbone.model import Backbone, add_lora, freeze_vision, load_backbone, save_backbone
+from umer1_core.backbone.sensitivity import cot_sensitivity
+from umer1_core.backbone.vision import tower_is_frozen
+from umer1_core.errors import Fatal
+from umer1_core.sft.batches import Batches, weights_of
+from umer1_core.sft.checkpoint import Identity, newest_checkpoint, save_checkpoint, write_folder, write_json
+from umer1_core.sft.contrast import ContrastSettings
+from umer1_core.sft.data import ColdStart, Rejection
+from umer1_core.sft.lengths import Lengths, load_lengths, measure_lengths
+from umer1_core.sft.loader import Loader, LoaderSettings, StepPairs
+from umer1_core.sft.log import EVALUATIONS, REJECTIONS, RunLog, best_evaluation, read_lines
+from umer1_core.sft.module import SFTModule
+from umer1_core.sft.optimizer import make_optimizers, rate_factor
+from umer1_core.sft.parallel import ParallelSettings, make_parallel
+from umer1_core.sft.random_state import RandomState
+from umer1_core.sft.ranks import Ranks
+from umer1_core.sft.slice import evaluate_slice, reasoned
+from umer1_core.sft.step import StepReport, StepSettings, sft_step
+from umer1_core.sft.temperature import Temperature
+from umer1_core.sft.token_count import TokenCounter
+
+MINIATURE = "miniature"
+Progress = Callable[[dict[str, Any]], None]
+
+
+class Trainer:
+    """The state of one training on one process: model, optimizer, temperature, what was seen so far."""
+
+    def __init__(
+        self,
+        data: ColdStart,
+        training: Training,
+        base: str,
+        folder: Path,
+        identity: Identity,
+        ranks: Ranks,
+        on_count: Callable[[int, int], None],
+    ) -> None:
+        self.data, self.training, self.base, self.folder, self.identity = data, training, base, folder, identity
+        self.ranks = ranks
+        torch.manual_seed(training.seed + ranks.rank)
+        self.backbone = prepare(load_backbone(base), training)
+        self.encoder = Encoder(self.backbone, training.max_tokens)
+        reuse = training.reuse_features and tower_is_frozen(self.backbone)
+        self.parallel = make_parallel(
+            SFTModule(self.backbone, reuse, keep_vision=ranks.world > 1),
+            lambda module: make_optimizers(module, training),
+            self.backbone.family.layer_class,
+            ParallelSettings(self.backbone.dtype),
+        )
+        self.temperature = Temperature(
+            training.temperature, training.learn_temperature, training.learning_rate, self.parallel.device
+        )
+        self.settings = step_settings(training)
+        self.lengths = self._measure(on_count)
+        self.bad_in_a_row = 0
+
+    def run(self, on_progress: Progress) -> tuple[int, dict[str, Any], int]:
+        """(steps that were already done, the last step's record, rejected rows)."""
+        first = self._resume()
+        record: dict[str, Any] = {}
+        with RunLog(self.folder, first, self.parallel.main) as self.log:
+            self._reject(self.lengths.rejections(self.data, self.training.max_tokens))
+            with self._loader(first) as loader:
+                for drawn in loader:
+                    record = self._step(drawn)
+                    self._write(record, on_progress)
+                    self._evaluate(record["step"])
+                    self._checkpoint(record["step"])
+            rejected = self.log.rejected_rows
+        write_folder(self.folder / "model", self._export, self.ranks)
+        return first, record, rejected
+
+    # -- a step ------------------------------------------------------------------------------------------------------
+
+    def _step(self, drawn: StepPairs) -> dict[str, Any]:
+        self._reject(self.ranks.gather_objects(drawn.rejections))
+        started = time.monotonic()
+        factor = rate_factor(self.training, drawn.step)
+        temperature = self.temperature.tensor()
+        report = sft_step(self.parallel, self.backbone.ids, drawn.pairs, self.settings, temperature)
+        norm = self._take(report, factor)
+        problem = _problem(report, norm)
+        self._judge(drawn.step + 1, problem)
+        return {
+            "step": drawn.step + 1,
+            **asdict(report),
+            "epoch": drawn.epoch,
+            "rate": factor * self.training.learning_rate,
+            "temperature": temperature.item(),
+            "grad_norm": norm,
+            "skipped": int(problem is not None),
+            "waste": report.processed_tokens / max(1, report.real_tokens) - 1,
+            "memory_gb": _peak_memory_gb(self.parallel.device),
+            **self._speed(report, started),
+        }
+
+    def _take(self, report: StepReport, factor: float) -> float:
+        """The optimizers' step; returns the gradient's norm before clipping, nan where there was no gradient."""
+        if not report.has_gradient:
+            self.parallel.skip()
+            self.temperature.skip()
+            return math.nan
+        self.parallel.set_rate(factor)
+        norm = self.parallel.step(self.training.max_norm)
+        if math.isfinite(norm):
+            self.temperature.step(factor)
+        self.temperature.skip()
+        return norm
+
+    def _judge(self, step: int, problem: tuple[str, str] | None) -> None:
+        """Record a step that changed nothing. Raises Fatal where the recipe says stop, or when they do not end."""
+        self.bad_in_a_row = self.bad_in_a_row + 1 if problem else 0
+        if problem is None:
+            return
+        reason, detail = problem
+        self.log.reject({"step": step, "reason": reason, "detail": detail})
+        if self.training.on_bad_step == "stop" or self.bad_in_a_row >= self.training.max_bad_steps:
+            raise Fatal(
+                f"Step {step} changed nothing: {detail} ({self.bad_in_a_row} such steps in a row).",
+                "Lower learning_rate or raise temperature; on_bad_step and max_bad_steps say when training stops.",
+            )
+
+    def _reject(self, rejections: list[Rejection]) -> None:
+        """Record rows that cannot be used. Raises Fatal where the recipe says stop."""
+        for rejection in rejections:
+            self.log.reject(asdict(rejection))
+        if rejections and self.training.on_bad_row == "stop":
+            bad = rejections[0]
+            raise Fatal(
+                f"Pair {bad.pair_id} of {bad.source} cannot be used: {bad.reason}: {bad.detail}.",
+                f"{self.folder / REJECTIONS} names all that were found; `on_bad_row: skip` leaves them out.",
+            )
+
+    def _speed(self, report: StepReport, started: float) -> dict[str, float]:
+        seconds = time.monotonic() - started
+        return {"seconds": seconds, "tokens_per_s": report.real_tokens / seconds}
+
+    def _write(self, record: dict[str, Any], on_progress: Progress) -> None:
+        self.log.step(record)
+        if self.parallel.main:
+            write_json(self.folder / "progress.json", record | {"steps": self.training.steps})
+            on_progress(record)
+
+    # -- data --------------------------------------------------------------------------------------------------------
+
+    def _measure(self, on_count: Callable[[int, int], None]) -> Lengths:
+        counter = TokenCounter(self.backbone, self.training.objective == "ume")
+        negatives, ranks = self.training.hard_negatives, self.parallel
+        measure_lengths(self.data, counter, self.folder, negatives, ranks.rank, ranks.world, on_count)
+        ranks.barrier()
+        return load_lengths(self.data, counter, self.folder, negatives)
+
+    def _loader(self, first: int) -> Loader:
+        training, parallel = self.training, self.parallel
+        batches = Batches(
+            self.data.source_codes,
+            self.data.trainable & self.lengths.usable(training.max_tokens),
+            training.batch_pairs,
+            min(training.block_pairs, training.batch_pairs),
+            training.seed,
+            weights_of(self.data.sources, training.source_weights),
+            self.lengths.of_pairs,
+        )
+        settings = LoaderSettings(
+            workers=training.loader_workers,
+            negatives_per_query=training.hard_negatives,
+            responses=training.objective == "ume",
+        )
+        return Loader(self.data, batches, self.encoder, first, training.steps, settings, parallel.rank, parallel.world)
+
+    # -- evaluation --------------------------------------------------------------------------------------------------
+
+    def _evaluate(self, step: int) -> None:
+        """Score the held-out slice when it is time, and keep the best weights under `best/`."""
+        every, last = self.training.evaluate_every, step == self.training.steps
+        if not every or (step % every and not last):
+            return
+        best = best_evaluation(read_lines(self.folder / EVALUATIONS))
+        improved = 0
+        with self.parallel.whole(self.parallel.module):
+            if self.parallel.main:
+                scores = self._score()
+                self.log.evaluation({"step": step, **scores})
+                improved = int(best is None or scores["hit"] > best["hit"])
+        if self.parallel.most(improved):
+            write_folder(self.folder / "best", self._export, self.ranks)
+
+    def _score(self) -> dict[str, float]:
+        records = self.data.held_out_rows()
+        if self.training.objective == "dume":
+            return evaluate_slice(self.backbone, self.encoder, records, 0, mode="disc")
+        scores = evaluate_slice(self.backbone, self.encoder, records, self.training.evaluate_tokens)
+        return scores | cot_sensitivity(self.backbone, self.encoder, reasoned(records)).record()
+
+    # -- what is kept ------------------------------------------------------------------------------------------------
+
+    def _checkpoint(self, step: int) -> None:
+        if step % self.training.checkpoint_every == 0 and step < self.training.steps:
+            save_checkpoint(self.folder / "checkpoints", step, self.identity, self._save, self.ranks)
+
+    def _save(self, place: Path) -> None:
+        weights = place / "weights"
+        if self.parallel.main:
+            weights.mkdir()
+        self.parallel.barrier()
+        self.parallel.save(weights)
+        own = {
+            "random": asdict(RandomState.now()),
+            "temperature": self.temperature.state(),
+            "bad_in_a_row": self.bad_in_a_row,
+        }
+        torch.save(own, place / f"process-{self.parallel.rank}.pt")
+
+    def _resume(self) -> int:
+        found = newest_checkpoint(self.folder / "checkpoints", self.identity)
+        if found is None:
+            return 0
+        step, place = found
+        self.parallel.load(place / "weights")
+        own = place / f"process-{self.parallel.rank}.pt"
+        shared = torch.load(place / "process-0.pt", map_location="cpu", weights_only=True)
+        self.temperature.load(shared["temperature"])
+        self.bad_in_a_row = shared["bad_in_a_row"]
+        if own.exists():
+            RandomState(**torch.load(own, map_location="cpu", weights_only=True)["random"]).restore()
+        else:  # more processes than wrote it: this one begins a random sequence of its own
+            torch.manual_seed(self.training.seed + self.parallel.rank + step)
+        return step
+
+    def _export(self, place: Path) -> None:
+        """A plain checkpoint of the whole weights."""
+        state = self.parallel.full_state() if self.parallel.world > 1 else None
+        if not self.parallel.main:
+            return
+        if state is not None:
+            state = {name.removeprefix("model."): tensor for name, tensor in state.items()}
+        save_backbone(self.backbone, place, state)
+
+
+def prepare(backbone: Backbone, training: Training) -> Backbone:
+    """Freeze what is not trained, add adapters; recompute activations on a GPU, where memory is what counts."""
+    model = backbone.model.train()
+    if training.freeze_vision and training.model != MINIATURE:
+        freeze_vision(backbone)
+    if training.objective == "dume" and not model.config.tie_word_embeddings:
+        model.lm_head.requires_grad_(False)
+    if training.lora_rank:
+        backbone = add_lora(backbone, training.lora_rank, training.lora_alpha, training.lora_dropout)
+    if backbone.device.type == "cuda":
+        model.gradient_checkpointing_enable()
+    return backbone
+
+
+def step_settings(training: Training) -> StepSettings:
+    """The recipe's part in a step."""
+    return StepSettings(
+        contrast=ContrastSettings(
+            training.direction,
+            training.mask_equal,
+            training.negatives_pool,
+            training.hardness,
+            training.cross_weight if training.objective == "ume" else 0.0,
+        ),
+        token_loss=training.token_loss,
+        token_weight=training.token_weight,
+        microbatch=training.released_microbatch,
+        response_noise=training.response_noise if training.objective == "ume" else 0.0,
+        discriminative_only=training.objective == "dume",
+        pack_tokens=training.pack_tokens,
+        layout=training.layout,
+    )
+
+
+def _problem(report: StepReport, norm: float) -> tuple[str, str] | None:
+    """Why a step changed nothing: a reason and its detail."""
+    if report.pairs == 0:
+        return "no_pairs", "none of its rows could be used"
+    if not math.isfinite(report.loss):
+        return "loss_not_finite", f"loss {report.loss} (disc {report.disc}, gen {report.gen}, token {report.token})"
+    if not math.isfinite(norm):
+        return "gradient_not_finite", f"the gradient's norm is {norm}"
+    return None
+
+
+def _peak_memory_gb(device: torch.device) -> float:
+    """The most this process has held: of the GPU's memory, or of the machine's."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9

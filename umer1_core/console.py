@@ -195,4 +195,6 @@ def scores_table(scores: dict[str, Any], manifest: dict[str, Any]) -> Table:
     table = Table("hit@1", "trained", "untrained", "trained, pooled", title=title, title_justify="left")
     for name in ("generative", "discriminative", "oracle", "chance"):
         table.add_row(name, *(f"{scores[part][name]:.3f}" for part in ("overall", "untrained", "pooled")))
+    if "dume" in scores:
+        table.add_row("DUME, discriminative", f"{scores['dume']['discriminative']:.3f}", "", "")
     return table

@@ -72,3 +72,11 @@ def test_a_killed_evaluation_goes_on_with_the_sides_that_are_left(stores):
 def test_no_pairs_is_an_error_that_says_where_to_look(tmp_path):
     with pytest.raises(ValidationFailed, match=r"evaluation\.sources"):
         module.evaluate("unused", [], Evaluation(), Store(str(tmp_path)))
+
+
+def test_the_discriminative_baseline_is_scored_beside_the_student_once_it_is_trained(stores):
+    store, held_out = stores
+    assert "dume" not in evaluate_recipe(store, held_out, RECIPE)
+    train(store, SETTINGS.model_copy(update={"objective": "dume"}), f"{store.root}/dume")
+    scores = evaluate_recipe(store, held_out, RECIPE)
+    assert scores["dume"]["discriminative"] > 0 == scores["dume"]["generative"]

@@ -13,7 +13,7 @@ import yaml
 from torch import nn
 
 from umer1_core.errors import Fatal
-from umer1_core.sft.parallel import ParallelSettings, launch_command, launched_kind, make_parallel
+from umer1_core.sft.parallel import Parallel, ParallelSettings, launch_command, launched_kind, make_parallel
 from umer1_core.sft.ranks import join_ranks
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
@@ -59,6 +59,37 @@ def test_gradients_add_up_are_clipped_to_their_norm_and_dropped():
     assert parallel.step(max_norm=0.5) == pytest.approx(4.0)
     assert module.weight.item() == pytest.approx(0.5)
     assert module.weight.grad is None
+
+
+def test_a_checkpoint_is_whole_though_a_part_was_never_used(tmp_path):
+    """As the merger of a vision tower, on texts alone."""
+
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.used, self.unused = nn.Linear(2, 1), nn.Linear(2, 1)
+
+        def forward(self, rows: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            return (self.used(rows),)
+
+    def started() -> Parallel:
+        torch.manual_seed(0)
+        return make_parallel(Two(), lambda made: [torch.optim.AdamW(made.parameters())], nn.Linear, ParallelSettings())
+
+    def stepped(parallel: Parallel) -> Parallel:
+        parallel.backward(parallel.forward(torch.ones(3, 2), grad=True)[0].sum(), last=True)
+        parallel.step(1.0)
+        return parallel
+
+    through, again = stepped(started()), started()
+    through.save(tmp_path)
+    again.load(tmp_path)
+    for parallel in (through, again):
+        parallel.set_rate(0.5)
+        stepped(parallel)
+    one, other = through.full_state(), again.full_state()
+    assert one is not None and other is not None
+    assert all(torch.equal(one[name], other[name]) for name in one)
 
 
 def test_a_rate_is_a_share_of_the_one_the_optimizer_was_made_with():

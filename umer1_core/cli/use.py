@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from contextlib import nullcontext
 from typing import Annotated, Any
 
@@ -15,6 +16,8 @@ from umer1_core.console import print_summary, progress_bar
 from umer1_core.publishing.export import Form, Wanted
 from umer1_core.versions import exclusive, local_folder, recipe_of, resolve
 
+_LINE_SECONDS = 10.0  # between lines where there is no terminal for a bar
+
 
 @verb("Use a data set", "umer1 train runs/miniature")
 def train(
@@ -23,8 +26,11 @@ def train(
         bool, typer.Option("--dume", help="The discriminative-only baseline, in a folder of its own")
     ] = False,
     accelerate: Annotated[str, typer.Option(help="An accelerate config file: train in the processes it names")] = "",
+    processes: Annotated[int, typer.Option(help="With accelerate: so many, and not the file's number")] = 0,
 ) -> None:
     """Train the recipe's student on a validated data set; goes on from the newest checkpoint."""
+    from transformers.utils.logging import disable_progress_bar
+
     from umer1_core.sft.log import terms
     from umer1_core.sft.parallel import launch_command, launched_kind
     from umer1_core.sft.ranks import join_ranks, leave_ranks
@@ -36,10 +42,11 @@ def train(
     require_validated(store, store.read_json("manifest.json")["data_hash"])
     config = accelerate or training.accelerate
     if config and launched_kind() == "one":
-        become(launch_command(config, ["train", store.root, *(["--dume"] if dume else [])]))
+        become(launch_command(config, ["train", store.root, *(["--dume"] if dume else [])], processes))
     folder = str(local_folder(store, "sft"))
     if dume:
         training, folder = training.model_copy(update={"objective": "dume"}), str(local_folder(store, "dume"))
+    disable_progress_bar()  # of loading and saving weights; ours shows the training
     ranks = join_ranks()
     by_flow = PARENT_VARIABLE in os.environ  # it holds the lock, and its end is theirs
     if by_flow:
@@ -48,8 +55,15 @@ def train(
     with locked, progress_bar(console, hidden=not ranks.main) as bar:
         task = bar.add_task("training", total=training.steps)
 
+        last_line = 0.0
+
         def show(record: dict[str, Any]) -> None:
-            bar.update(task, completed=record["step"], description=f"training  {terms(record)}")
+            nonlocal last_line
+            step, said = record["step"], terms(record)
+            bar.update(task, completed=step, description=f"training  {said}")
+            if not console.is_terminal and (time.monotonic() - last_line > _LINE_SECONDS or step == training.steps):
+                console.print(f"training  {step:,}/{training.steps:,} steps  {said}", soft_wrap=True)
+                last_line = time.monotonic()
 
         def count(done: int, rows: int) -> None:
             bar.update(task, description=f"counting tokens, {done:,} of {rows:,} pairs")
@@ -62,7 +76,7 @@ def train(
 
 @verb("Use a data set", "umer1 evaluate runs/miniature")
 def evaluate(dataset: Dataset) -> None:
-    """hit@1 of both embeddings on the recipe's held-out pairs, against chance and the untrained student."""
+    """hit@1 of both embeddings on the recipe's held-out pairs, against chance, the untrained student and DUME."""
     from umer1_core.evaluation.evaluate import evaluate_recipe
     from umer1_core.sampling.held_out import held_out_tables
 

@@ -1,4 +1,4 @@
-"""Evaluation: hit@1 of a trained student on held-out pairs, beside chance and the untrained student.
+"""Evaluation: hit@1 of a trained student on held-out pairs, beside chance, the untrained student and DUME (if trained).
 
 Guarantees: candidates are the distinct targets of a source (and, as `pooled`, of all sources); embeddings are kept by
 side and model, so a killed evaluation goes on where it was; `scores.json` is written last, and not again for the same
@@ -15,6 +15,7 @@ import numpy as np
 
 from schemas.recipe import Evaluation, Recipe
 from umer1_core.backbone.model import checkpoint_hash, load_backbone
+from umer1_core.backbone.reason import Mode
 from umer1_core.backbone.vectors import Vectors, VectorSettings, embed_missing, folder_of, load_vectors
 from umer1_core.errors import ValidationFailed
 from umer1_core.pairs import Pair, pair_from_record
@@ -52,6 +53,9 @@ def evaluate_recipe(store: Store, held_out: Store, recipe: Recipe, on_progress: 
     trained = local_folder(store, "sft")
     base = trained / "base"
     models = {"model": str(trained / "model"), "untrained": str(base) if base.exists() else recipe.training.model}
+    baseline = local_folder(store, "dume") / "model"
+    if baseline.exists():
+        models["dume"] = str(baseline)
     inputs = fingerprint(
         [checkpoint_hash(model) for model in models.values()],
         content_hash(held_out.entries("pairs")),
@@ -65,19 +69,29 @@ def evaluate_recipe(store: Store, held_out: Store, recipe: Recipe, on_progress: 
     scores = evaluate(models["model"], pairs, recipe.evaluation, place, on_progress)
     limit = recipe.evaluation.model_copy(update={"max_new_tokens": max(8, scores["longest_completion"])})
     scores["untrained"] = evaluate(models["untrained"], pairs, limit, place, on_progress)["overall"]
+    if "dume" in models:
+        scores["dume"] = evaluate(models["dume"], pairs, limit, place, on_progress, "disc")["overall"]
     scores["inputs"] = inputs
     store.write_json("scores.json", scores)
     return scores
 
 
 def evaluate(
-    model: str, pairs: Sequence[Pair], settings: Evaluation, place: Store, on_progress: Progress | None = None
+    model: str,
+    pairs: Sequence[Pair],
+    settings: Evaluation,
+    place: Store,
+    on_progress: Progress | None = None,
+    mode: Mode = "both",
 ) -> Scores:
-    """Scores of one checkpoint. Embeddings are kept under `place`; on_progress: (sides embedded, sides)."""
+    """Scores of one checkpoint. Embeddings are kept under `place`; on_progress: (sides embedded, sides).
+
+    mode `disc`: without generation, as the discriminative baseline has it; then nothing is found generatively.
+    """
     if not pairs:
         raise ValidationFailed("There are no held-out pairs to evaluate on.", "Check `evaluation.sources`.")
     sides = {side.key: side for pair in pairs for side in (pair.query, pair.target)}
-    chosen = VectorSettings(max_new_tokens=settings.max_new_tokens, batch=settings.batch)
+    chosen = VectorSettings(mode, settings.max_new_tokens, settings.batch)
     folder = folder_of(checkpoint_hash(model), chosen)
     embed_missing(load_backbone(model), sides.values(), place, folder, chosen, on_progress or _silent)
     return score(pairs, load_vectors(place, folder, list(sides)))

@@ -161,8 +161,8 @@ class _Axes:
 
 def _panel(plan: _Plan, steps: Sequence[Record], evaluations: Sequence[Record]) -> Panel:
     found = {series: _values(steps, series.name) for series in plan.series}
-    # A term that is zero throughout is one that this training does not have.
-    found = {series: values for series, values in found.items() if values[:, 1].any()}
+    # Of several, one that is zero throughout is a term that this training does not have.
+    found = {series: v for series, v in found.items() if v[:, 1].any() or (len(v) and len(plan.series) == 1)}
     if not found:
         return Panel(plan.title, plan.note, plan.frame, (), (), ())
     ends = {series: _ends(v[:, 1]) for series, v in found.items()}

@@ -37,6 +37,8 @@ class Parallel(Protocol):
     equal_packs: bool
     """True where every rank must run the same number of forward and of backward passes: weights are gathered in them.
     There every pass uses every part of the module."""
+    keeps_graphs: bool
+    """True where several forward passes with grad may come before their backward passes."""
 
     @property
     def main(self) -> bool: ...
@@ -139,8 +141,8 @@ def launched_kind() -> Kind:
     return "ddp" if "LOCAL_RANK" in os.environ else "one"
 
 
-def launch_command(config_file: str | Path, arguments: Sequence[str]) -> list[str]:
-    """The command that runs `umer1 …arguments` in the processes of an accelerate config.
+def launch_command(config_file: str | Path, arguments: Sequence[str], processes: int = 0) -> list[str]:
+    """The command that runs `umer1 …arguments` in the processes of an accelerate config; 0: in as many as it says.
 
     Raises Fatal when there is no such file.
     """
@@ -149,6 +151,7 @@ def launch_command(config_file: str | Path, arguments: Sequence[str]) -> list[st
             f"{config_file} is no file.", "Name an accelerate config in `training.accelerate`: see deploy/accelerate."
         )
     launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config_file)]
+    launcher += ["--num_processes", str(processes)] if processes else []
     return [*launcher, "-m", "umer1_core.cli", *arguments]
 
 

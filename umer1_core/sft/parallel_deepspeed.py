@@ -6,7 +6,6 @@ compute type by autocast, as with DDP: DeepSpeed's own bf16 mode would round the
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -19,14 +18,16 @@ from deepspeed import zero
 from torch import Tensor, nn
 
 from umer1_core.errors import Fatal
-from umer1_core.sft.parallel_torch import set_rate
+from umer1_core.sft.parallel_torch import fill_gradient, set_rate
 from umer1_core.sft.ranks import Ranks
 
-_TAG = "zero"
+_TAG, _WRITER = "zero", "writer.txt"
 
 
 class Zero(Ranks):
-    """ZeRO of the stage that the accelerate config names; `offload_*` and a `deepspeed_config_file` of it count too."""
+    """ZeRO of the stage that the accelerate config names; its `offload_…` and `deepspeed_config_file` count too."""
+
+    keeps_graphs = False
 
     def __init__(self, ranks: Ranks, module: nn.Module, optimizer: torch.optim.Optimizer, compute: torch.dtype) -> None:
         super().__init__(ranks.rank, ranks.world, ranks.device)
@@ -63,8 +64,10 @@ class Zero(Ranks):
     def accumulate(self) -> Iterator[None]:
         with self._engine.coalesce_grad_reduction():
             yield
-            if self._stage < 3:
-                self._fill()
+            # The reduction pairs the parameters of all ranks by their order. Those of ZeRO-3 are not here to be filled.
+            for parameter in self.module.parameters() if self._stage < 3 else ():
+                if parameter.requires_grad:
+                    fill_gradient(parameter)
 
     def backward(self, loss: Tensor, last: bool) -> None:
         self._engine.backward(loss, scale_wrt_gas=False)
@@ -82,15 +85,15 @@ class Zero(Ranks):
 
     def save(self, folder: Path) -> None:
         if self.main:
-            (folder / "ranks.json").write_text(json.dumps(self._shape()))
+            (folder / _WRITER).write_text(self._name())
         self._engine.save_checkpoint(str(folder), tag=_TAG, save_latest=False, exclude_frozen_parameters=True)
 
     def load(self, folder: Path) -> None:
-        record = folder / "ranks.json"
-        written = json.loads(record.read_text()) if record.exists() else "no ZeRO"
-        if written != self._shape():
+        record = folder / _WRITER
+        writer = record.read_text() if record.exists() else "something else"
+        if writer != self._name():
             raise Fatal(
-                f"{folder} was written by {written}, this is {self._shape()}.",
+                f"{folder} was written by {writer}; this is {self._name()}.",
                 "Go on with the accelerate config and the number of processes it was begun with.",
             )
         self._engine.load_checkpoint(str(folder), tag=_TAG, load_module_strict=False)
@@ -104,14 +107,8 @@ class Zero(Ranks):
                     whole[name] = tensor.detach().cpu().clone()
         return whole if self.main else None
 
-    def _shape(self) -> dict[str, int]:
-        return {"stage": self._stage, "ranks": self.world}
-
-    def _fill(self) -> None:
-        """Zeros where a rank has no gradient: the reduction pairs the parameters of all ranks by their order."""
-        for parameter in self.module.parameters():
-            if parameter.requires_grad and parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
+    def _name(self) -> str:
+        return f"ZeRO-{self._stage} in {self.world} processes"
 
 
 def _config(world: int, compute: torch.dtype) -> dict[str, Any]:
@@ -125,6 +122,8 @@ def _config(world: int, compute: torch.dtype) -> dict[str, Any]:
         gradient_clipping=1.0,
     )
     config = dict(plugin.deepspeed_config)
+    # AdamW is torch's own, wherever its states are.
+    config["zero_force_ds_cpu_optimizer"] = False
     if compute != torch.float32:
         config["torch_autocast"] = {"enabled": True, "dtype": str(compute).removeprefix("torch.")}
     return config

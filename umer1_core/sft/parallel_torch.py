@@ -46,6 +46,7 @@ class OneProcess(Ranks):
     """A module trained by one process; what the others build on."""
 
     equal_packs = False
+    keeps_graphs = True
 
     def __init__(self, ranks: Ranks, module: nn.Module, optimizers_factory: OptimizersFactory) -> None:
         super().__init__(ranks.rank, ranks.world, ranks.device)
@@ -66,8 +67,8 @@ class OneProcess(Ranks):
         loss.backward()
 
     def step(self, max_norm: float) -> float:
-        trained = [p for p in self.module.parameters() if p.grad is not None]
-        norm = _whole_tensor(get_total_norm([p.grad for p in trained if p.grad is not None]))
+        trained = [p for p in self.module.parameters() if p.requires_grad]
+        norm = _whole_tensor(get_total_norm([fill_gradient(p) for p in trained]))
         if math.isfinite(norm):
             clip_grads_with_norm_(trained, max_norm, norm)
             for optimizer in self.optimizers:
@@ -87,7 +88,9 @@ class OneProcess(Ranks):
 
     def load(self, folder: Path) -> None:
         if not (folder / ".metadata").exists():
-            raise Fatal(f"{folder} was written by DeepSpeed.", "Go on with the accelerate config it was begun with.")
+            raise Fatal(
+                f"{folder} is not whole, or DeepSpeed's.", "Go on with the accelerate config it was begun with."
+            )
         state = self._state()
         with _alone_on_purpose():
             dcp.load(state, checkpoint_id=folder, no_dist=self.world == 1)
@@ -141,11 +144,12 @@ class Replicated(OneProcess):
 class Sharded(OneProcess):
     """FSDP2: a shard of every weight on each rank; a decoder layer is gathered when it runs, the rest around it.
 
-    Options of the accelerate config that count: `fsdp_reshard_after_forward: false` keeps the layers whole within a
-    step, for fewer gathers and more memory; `fsdp_offload_params: true` keeps the shards in the host's memory.
+    `fsdp_reshard_after_forward: false` in the accelerate config keeps the layers whole from a step's first pass to its
+    last backward one: fewer gathers, more memory.
     """
 
     equal_packs = True
+    keeps_graphs = False
 
     def __init__(
         self,
@@ -207,6 +211,13 @@ def _shard(
     root = fully_shard(module, mesh=mesh, reshard_after_forward=False, mp_policy=policy, offload_policy=offload)
     root.set_reduce_scatter_unused_params(True)
     return root
+
+
+def fill_gradient(parameter: nn.Parameter) -> Tensor:
+    """A parameter's gradient; zeros where no pack of the step used it, so that its momentum acts as on many ranks."""
+    if parameter.grad is None:
+        parameter.grad = torch.zeros_like(parameter)
+    return parameter.grad
 
 
 def set_rate(optimizers: list[torch.optim.Optimizer], factor: float) -> None:

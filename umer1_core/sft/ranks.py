@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import time
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -19,7 +20,7 @@ from torch import Tensor
 
 # A rank may write a checkpoint, or judge a slice, while the others wait in a collective.
 _PATIENCE = timedelta(hours=1)
-
+_LETTING_GO_S = 0.3
 
 T = TypeVar("T")
 
@@ -98,10 +99,15 @@ def join_ranks() -> Ranks:
 
 
 def leave_ranks() -> None:
-    """Close the process group at the end of a process; without one, nothing.
+    """Close the process group at the end of a process; without one, nothing. Every rank calls it.
 
-    Gloo's is left to the end of the interpreter: its destructor waits, with the interpreter's lock held, for a thread
-    that may be waiting for that lock.
+    Gloo's is left to the end of the interpreter, after a moment: a thread of it needs the interpreter's lock to let go
+    of the last operation, and its destructor waits for that thread with the lock held.
     """
-    if dist.is_initialized() and torch.cuda.is_available():
+    if not dist.is_initialized():
+        return
+    dist.barrier()
+    if torch.cuda.is_available():
         dist.destroy_process_group()
+    else:
+        time.sleep(_LETTING_GO_S)

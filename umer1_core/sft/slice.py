@@ -2,8 +2,7 @@
 
 Guarantees: both modes against one pool, the slice's distinct targets; generation is greedy, so equal weights give equal
 scores; a side without an embedding is a miss as query and never found as target. Nothing is drawn from a random state
-and the model is left in the mode it was in. Every process that calls it with the same records takes the same forward
-passes.
+and the model is left in the mode it was in. Several processes share the sides, and all get the same scores.
 """
 
 from __future__ import annotations
@@ -19,22 +18,31 @@ from umer1_core.backbone.reason import Mode, SideEmbedding, embed_sides
 from umer1_core.backbone.sensitivity import Reasoned
 from umer1_core.pairs import Side, media_from_record
 from umer1_core.retrieval import Task, hits_at_1, make_task, similarities
+from umer1_core.sft.ranks import Ranks
 from umer1_core.template import side_text_of_prompt
 
 Records = Sequence[dict[str, Any]]
 
 
 def evaluate_slice(
-    backbone: Backbone, encoder: Encoder, records: Records, max_new_tokens: int, batch: int = 16, mode: Mode = "both"
+    backbone: Backbone,
+    encoder: Encoder,
+    records: Records,
+    max_new_tokens: int,
+    batch: int = 16,
+    mode: Mode = "both",
+    ranks: Ranks | None = None,
 ) -> dict[str, float]:
     """Scores of rows of `cold_start`; batch: sides at a time; mode `disc`: without generation, and without its scores.
+
+    ranks: processes that share the work; every one calls this with the same records, its weights whole.
 
     `hit_disc`, `hit_gen`, the same by modality (`hit_gen_image`), `hit`: the mean of the modes, by which checkpoints
     are compared; `disc_ok`, `gen_ok`: shares of distinct sides with an embedding; `completion_tokens`: mean per side;
     `queries`, `candidates`, `chance`. Records must not be empty.
     """
     sides = {key: Side(side_text_of_prompt(s.prompt), s.media) for key, s in _distinct(records).items()}
-    made = _embed(backbone, encoder, sides, max_new_tokens, batch, mode)
+    made = _embed(backbone, encoder, sides, max_new_tokens, batch, mode, ranks or Ranks(0, 1, backbone.device))
     task = make_task([r["query_key"] for r in records], [r["target_key"] for r in records])
     modalities = np.array([record["modality"] for record in records])
     scores: dict[str, float] = {}
@@ -69,18 +77,24 @@ def _distinct(records: Records) -> dict[str, Reasoned]:
 
 
 def _embed(
-    backbone: Backbone, encoder: Encoder, sides: dict[str, Side], max_new_tokens: int, batch: int, mode: Mode
+    backbone: Backbone,
+    encoder: Encoder,
+    sides: dict[str, Side],
+    max_new_tokens: int,
+    batch: int,
+    mode: Mode,
+    ranks: Ranks,
 ) -> dict[str, SideEmbedding]:
     """By key; sides of like size go together, so little is computed on padding."""
     was_training = backbone.model.training
     order = sorted(sides, key=lambda key: (sum(len(m.frames) or 1 for m in sides[key].media), len(sides[key].text)))
-    made: dict[str, SideEmbedding] = {}
-    for first in range(0, len(order), batch):
+    made: list[tuple[str, SideEmbedding]] = []
+    for first in range(ranks.rank * batch, len(order), ranks.world * batch):
         chosen = order[first : first + batch]
         found = embed_sides(backbone, encoder, [sides[key] for key in chosen], mode, max_new_tokens)
-        made |= dict(zip(chosen, found, strict=True))
+        made += zip(chosen, found, strict=True)
     backbone.model.train(was_training)
-    return made
+    return dict(ranks.gather_objects(made))
 
 
 def _hits(task: Task, made: dict[str, SideEmbedding], name: str) -> np.ndarray:

@@ -51,7 +51,8 @@ class StepSettings:
 
 @dataclass(frozen=True, slots=True)
 class StepReport:
-    """Terms of the whole step as they enter the loss; what went through the model: supervised, real and processed tokens, packs, pairs."""
+    """Terms of the whole step as they enter the loss, shares of hits; tokens that carried a label, tokens of the rows
+    and with padding, packs and pairs of all processes."""
 
     loss: float
     disc: float

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -86,7 +87,7 @@ def train(
             write_json(folder / "started.json", identity.record())
     ranks.barrier()
     started = time.monotonic()
-    with _one_thread(ranks.device):
+    with _one_thread(ranks.device), _quiet():
         base = _base_model(data, training, folder, ranks)
         trainer = Trainer(data, training, base, folder, identity, ranks, on_count or _uncounted)
         first, last, rejected = trainer.run(on_progress or _silent)
@@ -144,6 +145,14 @@ def _one_thread(device: torch.device) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without torch's warnings of its own coming names, and of checkpoints that one process writes."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"torch\.distributed")
+        yield
 
 
 def _uncounted(done: int, total: int) -> None:

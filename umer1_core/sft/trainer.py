@@ -197,20 +197,17 @@ class Trainer:
         if not every or (step % every and not last):
             return
         best = best_evaluation(read_lines(self.folder / EVALUATIONS))
-        improved = 0
         with self.parallel.whole(self.parallel.module):
-            if self.parallel.main:
-                scores = self._score()
-                self.log.evaluation({"step": step, **scores})
-                improved = int(best is None or scores["hit"] > best["hit"])
-        if self.parallel.most(improved):
+            scores = self._score()
+        self.log.evaluation({"step": step, **scores})
+        if self.parallel.most(int(best is None or scores["hit"] > best["hit"])):
             write_folder(self.folder / "best", self._export, self.ranks)
 
     def _score(self) -> dict[str, float]:
         records = self.data.held_out_rows()
         if self.training.objective == "dume":
-            return evaluate_slice(self.backbone, self.encoder, records, 0, mode="disc")
-        scores = evaluate_slice(self.backbone, self.encoder, records, self.training.evaluate_tokens)
+            return evaluate_slice(self.backbone, self.encoder, records, 0, mode="disc", ranks=self.ranks)
+        scores = evaluate_slice(self.backbone, self.encoder, records, self.training.evaluate_tokens, ranks=self.ranks)
         return scores | cot_sensitivity(self.backbone, self.encoder, reasoned(records)).record()
 
     # -- what is kept ------------------------------------------------------------------------------------------------

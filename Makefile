@@ -12,7 +12,7 @@ EXTRAS := train,deepspeed,dev$(if $(SERVE),$(comma)$(SERVE))
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export DO_NOT_TRACK := 1
 
-.PHONY: help install quickstart up test test-fast lint bench teacher clean
+.PHONY: help install quickstart up test test-all test-fast lint bench teacher clean
 
 help:           ## What can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -24,10 +24,13 @@ up: install     ## Prefect server, worker and deployments
 	$(BIN)/umer1 up
 
 test: install   ## All tests, with a run of the main job at reduced size
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not matrix"
+
+test-all: install  ## Also every kind of parallel training in all its tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 test-fast: install  ## Without those that start a server or train
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not matrix"
 
 lint: install   ## ruff and mypy
 	$(BIN)/ruff check .

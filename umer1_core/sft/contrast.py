@@ -104,7 +104,8 @@ def contrast(
 
 def content_keys(queries: Sequence[str], targets: Sequence[str]) -> Tensor:
     """int64 [pairs, 2]: equal content gives equal numbers, on every process."""
-    return torch.tensor([[_number(q), _number(t)] for q, t in zip(queries, targets, strict=True)]).view(-1, 2)
+    numbers = [[_number(query), _number(target)] for query, target in zip(queries, targets, strict=True)]
+    return torch.tensor(numbers, dtype=torch.int64).view(-1, 2)  # also where there are none
 
 
 def _pool_terms(

@@ -153,8 +153,8 @@ def _packs(parallel: Parallel, rows: Sequence[Row], weights: Tensor | None, sett
 
 
 def _fits(parallel: Parallel, processed: int, settings: StepSettings) -> bool:
-    """All of the step is in the memory of one pack. Wrapped modules want a backward after each forward."""
-    return parallel.world == 1 and processed <= settings.pack_tokens
+    """All of the step is in the memory of one pack."""
+    return parallel.keeps_graphs and parallel.world == 1 and processed <= settings.pack_tokens
 
 
 def _encode(

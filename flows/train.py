@@ -17,8 +17,10 @@ def run_name() -> str:
 
 
 @flow(name="train", flow_run_name=run_name, validate_parameters=True)
-def train(dataset: str) -> dict[str, float]:
+def train(dataset: str, dume: bool = False) -> dict[str, float]:
     """dataset: the root of a validated version, or the output that holds it. Checkpoints resume.
+
+    dume: train the discriminative-only baseline beside the student that is there, for the scores to compare.
 
     Raises ValidationFailed when the data set is not valid or has changed since.
     """
@@ -28,7 +30,7 @@ def train(dataset: str) -> dict[str, float]:
     with exclusive(store.root, "train", get_run_logger().info):
         # Not submitted to threads: a run that is cancelled ends what it does itself, not what a thread does.
         start = train_on_cluster if recipe.runner == "ray" else train_student
-        start(recipe, store.root)
+        start(recipe, store.root, dume)
         held_out = sample_held_out(recipe, store.root)
         scores = evaluate_student(recipe, store.root, held_out)
         refresh_report(recipe, store.root)

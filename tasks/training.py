@@ -46,19 +46,21 @@ _SECRETS = ("KEY", "TOKEN", "SECRET", "PASSWORD")
 
 
 @task(name="train", **TASK_OPTIONS)
-def train_student(recipe: Recipe, root: str) -> None:
+def train_student(recipe: Recipe, root: str, dume: bool = False) -> None:
     """Here, or in the processes of `training.accelerate`; either goes on from the newest checkpoint."""
     store, say = Store(root), get_run_logger().info
     enter_stage(store, "sft")
-    folder = local_folder(store, "sft")
-    with training_board(store, folder, recipe.training.steps):
-        if recipe.training.accelerate:
-            run_launched(launch_command(recipe.training.accelerate, ["train", store.root]), folder / "launch.log", say)
+    training = recipe.training.model_copy(update={"objective": "dume"}) if dume else recipe.training
+    folder = local_folder(store, "dume" if dume else "sft")
+    with training_board(store, folder, training.steps):
+        if training.accelerate:
+            arguments = ["train", store.root, *(["--dume"] if dume else [])]
+            run_launched(launch_command(training.accelerate, arguments), folder / "launch.log", say)
         else:
-            say("trained: %s", train(store, recipe.training, str(folder)))
+            say("trained: %s", train(store, training, str(folder)))
 
 
-def train_on_cluster(recipe: Recipe, root: str) -> None:
+def train_on_cluster(recipe: Recipe, root: str, dume: bool = False) -> None:
     """`train_student` on a machine of a Ray cluster, with all GPUs of the one that has most."""
     with shard_runner(recipe) as cluster:
         import ray
@@ -66,7 +68,7 @@ def train_on_cluster(recipe: Recipe, root: str) -> None:
 
         gpus = max((node["Resources"].get("GPU", 0) for node in ray.nodes()), default=0)
         with remote_options(num_gpus=gpus):
-            cluster.submit(train_student, {"recipe": recipe, "root": root}).result()
+            cluster.submit(train_student, {"recipe": recipe, "root": root, "dume": dume}).result()
 
 
 @task(name="sample held-out pairs", **TASK_OPTIONS)

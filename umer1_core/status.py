@@ -167,6 +167,6 @@ def _training(store: Store, wanted: bool) -> tuple[StageStatus, ...]:
         return ()
     progress = store.read_json("sft/progress.json") if store.local else None
     step, total = (progress or {}).get("step", 0), (progress or {}).get("steps", 0)
-    loss = f"loss {progress['loss']:.3f}" if progress and "loss" in progress else ""
+    loss = f"loss {progress['loss']:.3f}" if progress and progress.get("loss") is not None else ""
     scored = store.exists("scores.json")
     return StageStatus("sft", step, total, "steps", loss), StageStatus("evaluation", int(scored), 1, "scores")

@@ -13,7 +13,7 @@ from umer1_core.errors import Fatal
 from umer1_core.sft.contrast import ContrastSettings
 from umer1_core.sft.losses import contrastive, equal_entries
 from umer1_core.sft.module import SFTModule
-from umer1_core.sft.noise import misread
+from umer1_core.sft.noise import misread, shared_words
 from umer1_core.sft.parallel_torch import OneProcess
 from umer1_core.sft.random_state import RandomState
 from umer1_core.sft.ranks import join_ranks
@@ -227,3 +227,10 @@ def test_misreading_changes_words_of_the_response_only(pairs):
     assert changed.any() and not changed[batch.labels == IGNORED].any()
     assert not any(int(token) in kept for token in batch.ids[changed])
     assert torch.equal(misread(batch.ids, batch.labels, 0.0, kept), batch.ids)
+
+
+def test_words_that_most_responses_hold_are_their_form():
+    responses = [(1, 2, 7, 3), (1, 2, 8, 3), (1, 9, 9, 4), (1, 5, 6, 4)]
+    assert shared_words(responses) == (1, 2, 3, 4)
+    assert shared_words(responses, share=0.75) == (1,)
+    assert shared_words([]) == ()

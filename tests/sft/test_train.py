@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import orjson
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -30,8 +31,8 @@ SHORT = Training(
     steps=8,
     batch_pairs=6,
     block_pairs=3,
-    pack_tokens=512,
-    max_tokens=512,
+    pack_tokens=256,
+    max_tokens=256,
     learning_rate=3e-3,
     optimizer="muon",
     warmup_steps=2,
@@ -208,9 +209,15 @@ def exploding(monkeypatch, steps):
 def test_a_step_whose_loss_is_no_number_changes_nothing_and_is_counted(store, place, monkeypatch):
     exploding(monkeypatch, {2})
     settings = changed(steps=3, evaluate_every=0)
-    train(store, settings, str(place / "nan"))
+    seen = []
+
+    def look(record):
+        seen.append(orjson.loads((place / "nan" / "progress.json").read_bytes())["loss"])
+
+    train(store, settings, str(place / "nan"), look)
     log = lines(place / "nan" / "losses.jsonl")
-    assert [line["skipped"] for line in log] == [0, 1, 0] and log[1]["loss"] is None
+    assert [line["skipped"] for line in log] == [0, 1, 0]
+    assert seen == [line["loss"] for line in log] and seen[1] is None
     assert lines(place / "nan" / "rejections.jsonl")[0]["reason"] == "loss_not_finite"
 
 

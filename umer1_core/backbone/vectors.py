@@ -74,7 +74,7 @@ def embed_missing(
     """Embed every side that has no row in `folder` yet."""
     wanted = {side.key: side for side in sides}
     known = {key for name in _shards(store, folder) for key in _read(store, name, ["side_key"])["side_key"].to_pylist()}
-    left = _in_order([side for key, side in wanted.items() if key not in known])
+    left = sorted((s for key, s in wanted.items() if key not in known), key=lambda s: (size_of(s), s.key))
     done = len(wanted) - len(left)
     encoder = Encoder(backbone, _MAX_PROMPT)
     size = settings.batch * settings.shard_batches
@@ -105,9 +105,9 @@ def load_vectors(store: Store, folder: str, keys: Sequence[str]) -> Vectors:
     )
 
 
-def _in_order(sides: Sequence[Side]) -> list[Side]:
-    """By kind and size of what they hold, so that batches need little padding and end together."""
-    return sorted(sides, key=lambda s: (sum(len(m.frames) or 1 for m in s.media), len(s.text), s.key))
+def size_of(side: Side) -> tuple[int, int]:
+    """What sides are batched by, so that batches need little padding and end together: pictures, characters."""
+    return sum(len(item.frames) or 1 for item in side.media), len(side.text)
 
 
 def _row(side: Side, made: SideEmbedding) -> dict[str, object]:

@@ -49,8 +49,13 @@ class _Hits:
 
 
 def evaluate_recipe(store: Store, held_out: Store, recipe: Recipe, on_progress: Progress | None = None) -> Scores:
-    """Evaluate the student a recipe trained; writes and returns `scores.json` of its data set."""
+    """Evaluate the student a recipe trained; writes and returns `scores.json` of its data set.
+
+    Raises ValidationFailed where none was trained.
+    """
     trained = local_folder(store, "sft")
+    if not (trained / "model").exists():
+        raise ValidationFailed(f"{trained} has no trained model.", f"Train one first: umer1 train {store.root}")
     base = trained / "base"
     models = {"model": str(trained / "model"), "untrained": str(base) if base.exists() else recipe.training.model}
     baseline = local_folder(store, "dume") / "model"
@@ -66,9 +71,10 @@ def evaluate_recipe(store: Store, held_out: Store, recipe: Recipe, on_progress: 
         return known
     pairs = [pair_from_record(record) for record in held_out.iterate("pairs")]
     place = Store(str(local_folder(store, "evaluation")))
-    scores = evaluate(models["model"], pairs, recipe.evaluation, place, on_progress)
+    mode: Mode = "disc" if recipe.training.objective == "dume" else "both"
+    scores = evaluate(models["model"], pairs, recipe.evaluation, place, on_progress, mode)
     limit = recipe.evaluation.model_copy(update={"max_new_tokens": max(8, scores["longest_completion"])})
-    scores["untrained"] = evaluate(models["untrained"], pairs, limit, place, on_progress)["overall"]
+    scores["untrained"] = evaluate(models["untrained"], pairs, limit, place, on_progress, mode)["overall"]
     if "dume" in models:
         scores["dume"] = evaluate(models["dume"], pairs, limit, place, on_progress, "disc")["overall"]
     scores["inputs"] = inputs
@@ -121,7 +127,8 @@ def _hits(pairs: Sequence[Pair], vectors: Vectors) -> _Hits:
     found = []
     for values, statuses in ((vectors.gen, vectors.gen_status), (vectors.disc, vectors.disc_status)):
         usable = np.array([statuses[column] == "ok" for column in columns])
-        found.append(hits_at_1(similarities(values[rows], values[columns], usable), task.relevant))
+        asked = np.array([statuses[row] == "ok" for row in rows])
+        found.append(hits_at_1(similarities(values[rows], values[columns], usable), task.relevant) & asked)
     return _Hits(found[0], found[1], task)
 
 

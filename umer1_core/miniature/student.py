@@ -2,7 +2,8 @@
 
 Guarantee: the same texts and seed give the same files. The folder loads like Qwen/Qwen2-VL-2B-Instruct, through
 `AutoProcessor` and `Qwen2VLForConditionalGeneration`. The tokenizer is a byte-level BPE learned from the texts;
-sentences that many of them share (instructions, the prompt of section 3.2) are one token each, which keeps rows short.
+sentences that many of them share (instructions, the prompt of section 3.2) and the names of the turns are one token
+each, which keeps rows short.
 """
 
 from __future__ import annotations
@@ -26,7 +27,14 @@ from transformers import (
 )
 
 from umer1_core.miniature.tokenizer import learn_tokenizer
-from umer1_core.template import ANSWER_CLOSE, ANSWER_OPEN, STUDENT_TAGS, THINK_CLOSE, THINK_OPEN
+from umer1_core.template import (
+    ANSWER_CLOSE,
+    ANSWER_OPEN,
+    GENERATION_PROMPT,
+    STUDENT_TAGS,
+    THINK_CLOSE,
+    THINK_OPEN,
+)
 
 PATCH, MERGE, TEMPORAL = 8, 2, 2
 _TEXT_WIDTH, _VISION_WIDTH, _HEAD, _LAYERS, _VISION_LAYERS = 96, 64, 32, 3, 2
@@ -35,8 +43,12 @@ _SPECIAL = (
     "<|video_pad|>",
 )  # fmt: skip
 _TAGS = (THINK_OPEN, THINK_CLOSE, ANSWER_OPEN, ANSWER_CLOSE, *STUDENT_TAGS)
+_TURNS = ("user\n", "assistant\n")
 _LEARNED_VOCABULARY = 800
 _PHRASE_WORDS, _PHRASE_SHARE, _PHRASE_LEAST = 4, 0.004, 12
+# What the blocks add to the stream starts this much smaller than by fan-in: the embeddings (0.05) would drown in it,
+# and with them what is to be copied from the input.
+_BRANCH_ENDS, _BRANCH_GAIN = ("o_proj.weight", "down_proj.weight", "attn.proj.weight", "mlp.fc2.weight"), 0.1
 
 _CHAT_TEMPLATE = """{%- for message in messages -%}
 <|im_start|>{{ message.role }}{{ '\\n' }}
@@ -71,7 +83,7 @@ def build_student(directory: Path, seed: int, texts: Iterable[str]) -> None:
 
 
 def new_student(vocabulary: dict[str, int], seed: int) -> Qwen2VLForConditionalGeneration:
-    """A fresh model with weights by fan-in; leaves torch's random state as it was."""
+    """A fresh model with weights by fan-in, small where a block ends; leaves torch's random state as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = Qwen2VLForConditionalGeneration(student_config(vocabulary))
@@ -79,7 +91,8 @@ def new_student(vocabulary: dict[str, int], seed: int) -> Qwen2VLForConditionalG
             if "embed_tokens" in name:
                 nn.init.normal_(parameter, std=0.05)
             elif parameter.ndim >= 2:
-                nn.init.normal_(parameter, std=1 / math.sqrt(parameter[0].numel()))
+                gain = _BRANCH_GAIN if name.endswith(_BRANCH_ENDS) else 1.0
+                nn.init.normal_(parameter, std=gain / math.sqrt(parameter[0].numel()))
     return model.float()
 
 
@@ -123,7 +136,7 @@ def train_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
         texts,
         _LEARNED_VOCABULARY,
         _SPECIAL,
-        (*_TAGS, *shared_phrases(texts)),
+        (*_TAGS, *_TURNS, *sorted({*_prompt_phrases(), *shared_phrases(texts)})),
         ("<|image_pad|>", "<|video_pad|>"),
         "<|im_end|>",
         _CHAT_TEMPLATE,
@@ -132,9 +145,18 @@ def train_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
 
 def shared_phrases(texts: list[str]) -> list[str]:
     """Stretches of text of some length, between tags and up to the end of a sentence, that many texts have."""
-    counts = Counter(piece for text in texts for piece in set(re.findall(r"[^<>\n.:?]+[.:?]?", text)))
+    counts = Counter(piece for text in texts for piece in set(_stretches(text)))
     least = max(_PHRASE_LEAST, round(len(texts) * _PHRASE_SHARE))
     return sorted(piece for piece, n in counts.items() if n >= least and len(piece.split()) >= _PHRASE_WORDS)
+
+
+def _prompt_phrases() -> list[str]:
+    """The stretches of the prompt that every row carries, short ones too."""
+    return [piece for piece in _stretches(GENERATION_PROMPT) if len(piece.split()) > 1]
+
+
+def _stretches(text: str) -> list[str]:
+    return re.findall(r"[^<>\n.:?]+[.:?]?", text)
 
 
 def _pixels() -> dict[str, object]:

@@ -7,13 +7,14 @@ resumed.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import orjson
 
 from umer1_core.sft.ranks import Ranks
 
@@ -62,7 +63,7 @@ def save_checkpoint(folder: Path, step: int, identity: Identity, fill: Callable[
     def fill_all(place: Path) -> None:
         fill(place)
         if ranks.main:
-            (place / _META).write_text(json.dumps({"step": step, **identity.record()}))
+            write_json(place / _META, {"step": step, **identity.record()})
 
     write_folder(folder / f"step-{step:06d}", fill_all, ranks)
     if ranks.main:
@@ -80,14 +81,14 @@ def newest_checkpoint(folder: Path, identity: Identity) -> tuple[int, Path] | No
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:
-    """A small file, whole or not at all."""
+    """A small file, whole or not at all. Numbers that are not finite are null."""
     temporary = path.with_name(_TEMPORARY + path.name)
-    temporary.write_text(json.dumps(value, indent=2) + "\n")
+    temporary.write_bytes(orjson.dumps(value, option=orjson.OPT_INDENT_2))
     os.replace(temporary, path)
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    return json.loads(path.read_text()) if path.exists() else None
+    return orjson.loads(path.read_bytes()) if path.exists() else None
 
 
 def _complete(folder: Path) -> list[Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import torch
@@ -20,3 +21,12 @@ def misread(ids: Tensor, labels: Tensor, share: float, kept: Sequence[int]) -> T
     pool = ids[words]
     drawn = pool[torch.randint(max(1, len(pool)), (int(chosen.sum()),)).to(ids.device)]
     return ids.masked_scatter(chosen, drawn)
+
+
+def shared_words(responses: Sequence[Sequence[int]], share: float = 0.5) -> tuple[int, ...]:
+    """Ids that so many of the responses hold: their common form, which says nothing about any one input.
+
+    Left as they are, a misread response still shows at which place of it the model is.
+    """
+    counts = Counter(word for response in responses for word in set(response))
+    return tuple(sorted(word for word, count in counts.items() if count >= share * len(responses)))

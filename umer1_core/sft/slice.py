@@ -16,6 +16,7 @@ from umer1_core.backbone.collate import Encoder
 from umer1_core.backbone.model import Backbone
 from umer1_core.backbone.reason import Mode, SideEmbedding, embed_sides
 from umer1_core.backbone.sensitivity import Reasoned
+from umer1_core.backbone.vectors import size_of
 from umer1_core.pairs import Side, media_from_record
 from umer1_core.retrieval import Task, hits_at_1, make_task, similarities
 from umer1_core.sft.ranks import Ranks
@@ -87,7 +88,7 @@ def _embed(
 ) -> dict[str, SideEmbedding]:
     """By key; sides of like size go together, so little is computed on padding."""
     was_training = backbone.model.training
-    order = sorted(sides, key=lambda key: (sum(len(m.frames) or 1 for m in sides[key].media), len(sides[key].text)))
+    order = sorted(sides, key=lambda key: size_of(sides[key]))
     made: list[tuple[str, SideEmbedding]] = []
     for first in range(ranks.rank * batch, len(order), ranks.world * batch):
         chosen = order[first : first + batch]

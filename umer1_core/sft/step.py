@@ -28,7 +28,7 @@ from umer1_core.backbone.model import TokenIds
 from umer1_core.sft.contrast import Contrast, ContrastSettings, Embedded, Negatives, content_keys, contrast
 from umer1_core.sft.data import PairRows
 from umer1_core.sft.losses import TokenReduction, token_weights
-from umer1_core.sft.noise import misread
+from umer1_core.sft.noise import misread, shared_words
 from umer1_core.sft.parallel import Parallel
 from umer1_core.sft.plan import Layout, plan_packs, processed_tokens
 from umer1_core.sft.random_state import RandomState
@@ -77,19 +77,22 @@ class StepReport:
 class _Pack:
     """Sequences of one forward pass. places: theirs among the process's rows; none where a pack only keeps step.
 
+    kept: words that are never misread.
+
     The batch is made anew in each pass, under the same random state: a step holds no more than one.
     """
 
     places: list[int]
     rows: list[Row]
     weights: Tensor | None
+    kept: tuple[int, ...]
 
     def batch(self, parallel: Parallel, ids: TokenIds, settings: StepSettings) -> Batch:
         layout: Literal["packed", "right"] = "packed" if settings.layout == "packed" else "right"
         batch = collate(self.rows, ids, parallel.device, layout)
         if not settings.response_noise:
             return batch
-        kept = (ids.gen, ids.end_of_turn)
+        kept = (ids.gen, ids.end_of_turn, *self.kept)
         return replace(batch, ids=misread(batch.ids, batch.labels, settings.response_noise, kept))
 
 
@@ -149,7 +152,8 @@ def _packs(parallel: Parallel, rows: Sequence[Row], weights: Tensor | None, sett
     plan = plan_packs([len(row) for row in rows], settings.pack_tokens, settings.layout)
     wanted = parallel.most(len(plan)) if parallel.equal_packs else len(plan)
     plan += [[] for _ in range(max(1, wanted) - len(plan))]
-    return [_Pack(p, [rows[i] for i in p], None if weights is None else weights[p]) for p in plan]
+    kept = shared_words([row.response for row in rows]) if settings.response_noise else ()
+    return [_Pack(p, [rows[i] for i in p], None if weights is None else weights[p], kept) for p in plan]
 
 
 def _fits(parallel: Parallel, processed: int, settings: StepSettings) -> bool:

@@ -1,44 +1,31 @@
 """What the UI shows while a run is at work: a progress bar, the shards and the servers, read from the run's files.
 
-A thread polls the files every few seconds: rows are far too many to be Prefect events.
+The files are polled every few seconds: rows are far too many to be Prefect events.
 """
 
 import json
-import logging
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import copy_context
 from typing import cast
 from uuid import UUID
 
-import httpx
 from prefect.artifacts import create_progress_artifact, create_table_artifact, update_progress_artifact
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import ArtifactUpdate
-from prefect.exceptions import PrefectException
 
+from tasks.common import kept_current
 from umer1_core.console import live_line
 from umer1_core.status import LiveStatus, RunStatus, read_status
 from umer1_core.store import Store
 
-_EVERY_SECONDS = 3.0
 _SHARDS_SHOWN = 500
 
 
 @contextmanager
 def progress_board(root: str) -> Iterator[None]:
     """Keeps the artifacts of a data run current while the block runs, and leaves them at their last state."""
-    store = Store(root)
-    board = _Board(store)
-    stop = threading.Event()
-    thread = threading.Thread(target=copy_context().run, args=(board.run, stop), daemon=True)
-    thread.start()
-    try:
+    with kept_current(_Board(Store(root)).update):
         yield
-    finally:
-        stop.set()
-        thread.join(timeout=30)
 
 
 class _Board:
@@ -47,19 +34,7 @@ class _Board:
         self.progress: UUID | None = None
         self.tables: dict[str, UUID] = {}
 
-    def run(self, stop: threading.Event) -> None:
-        while not stop.wait(_EVERY_SECONDS):
-            self.try_update()
-        self.try_update()
-
-    def try_update(self) -> None:
-        """The board is a view: a server that does not answer must not stop the run that it shows."""
-        try:
-            self.update()
-        except (httpx.HTTPError, PrefectException) as error:
-            logging.getLogger(__name__).warning("The progress board could not be updated: %s", error)
-
-    def update(self) -> None:
+    def update(self, last: bool) -> None:
         status = read_status(self.store)
         stage = next(s for s in status.stages if s.stage == "annotation")
         percent = 100.0 * stage.done / stage.total if stage.total else 0.0

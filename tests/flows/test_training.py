@@ -10,7 +10,8 @@ import pytest
 from prefect import flow
 from prefect.client.orchestration import get_client
 
-from tasks.training import run_launched, training_board
+from tasks.launching import run_launched
+from tasks.training_board import training_board
 from umer1_core.errors import Fatal
 from umer1_core.sft.log import RunLog
 from umer1_core.store import Store

@@ -13,9 +13,9 @@ from prefect.client.schemas.actions import ArtifactUpdate
 
 from tasks.common import kept_current
 from umer1_core.reports import report_link
-from umer1_core.sft.curves import curves_svg
-from umer1_core.sft.log import EVALUATIONS, STEPS, read_lines
-from umer1_core.sft.page import headline, training_page
+from umer1_core.sft.watch.curves import curves_svg
+from umer1_core.sft.watch.log import EVALUATIONS, STEPS, read_lines
+from umer1_core.sft.watch.page import headline, training_page
 from umer1_core.store import Store
 
 _CURVES_SECONDS = 15.0

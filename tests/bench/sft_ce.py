@@ -25,7 +25,7 @@ from torch.nn import LinearCrossEntropyOptions
 from torch.nn.functional import cross_entropy, linear_cross_entropy
 
 from tests.bench.line import Line
-from umer1_core.sft.token_loss import weighted_token_loss
+from umer1_core.sft.step.token_loss import weighted_token_loss
 
 _TOKENS, _VOCABULARY, _WIDTH = 1_024, 151_936, 256
 _IGNORED = -100

@@ -23,7 +23,8 @@ from typing import Any
 import torch
 from transformers.utils.logging import disable_progress_bar
 
-from schemas.recipe import Recipe, Training
+from schemas.recipe import Recipe
+from schemas.training import Training
 from tests.bench.line import Line
 from tests.bench.miniature import data_set
 from umer1_core.evaluation.evaluate import evaluate

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from schemas.recipe import Training
+from schemas.training import Training
 from tests.student import QUERY, cold_start_store, picture, small_pairs, small_student
 from umer1_core.backbone.collate import Encoder, collate
 from umer1_core.backbone.forward import hidden_states

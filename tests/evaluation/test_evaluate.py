@@ -2,7 +2,8 @@
 
 import pytest
 
-from schemas.recipe import Evaluation, Recipe, Training
+from schemas.recipe import Evaluation, Recipe
+from schemas.training import Training
 from tests.student import cold_start_store, small_pairs
 from umer1_core.errors import ValidationFailed
 from umer1_core.evaluation import evaluate as module

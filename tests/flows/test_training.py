@@ -13,7 +13,7 @@ from prefect.client.orchestration import get_client
 from tasks.launching import run_launched
 from tasks.training_board import training_board
 from umer1_core.errors import Fatal
-from umer1_core.sft.log import RunLog
+from umer1_core.sft.watch.log import RunLog
 from umer1_core.store import Store
 
 # A launcher whose worker leads a session of its own, as those of torch's elastic launcher do.

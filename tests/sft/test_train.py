@@ -14,15 +14,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from schemas.recipe import Training
+from schemas.training import Training
 from tests.student import cold_start_store, small_pairs
 from umer1_core.backbone.model import load_backbone
 from umer1_core.errors import Fatal
 from umer1_core.sft.checkpoint import Identity, newest_checkpoint, save_checkpoint
-from umer1_core.sft.data import ColdStart
+from umer1_core.sft.data.cold_start import ColdStart
 from umer1_core.sft.optimizer import rate_factor
-from umer1_core.sft.ranks import join_ranks
-from umer1_core.sft.step import StepReport
+from umer1_core.sft.parallel.ranks import join_ranks
+from umer1_core.sft.step.two_pass import StepReport
 from umer1_core.sft.train import train
 from umer1_core.store import Store
 
@@ -111,7 +111,7 @@ def test_a_training_interrupted_twice_goes_on_along_the_same_trajectory(whole, s
 @pytest.mark.slow
 def test_a_training_killed_with_9_goes_on_along_the_same_trajectory(whole, store, place):
     code = (
-        "import json, sys; from schemas.recipe import Training; from umer1_core.sft.train import train;"
+        "import json, sys; from schemas.training import Training; from umer1_core.sft.train import train;"
         "from umer1_core.store import Store;"
         "train(Store(sys.argv[1]), Training(**json.loads(sys.argv[2])), sys.argv[3])"
     )

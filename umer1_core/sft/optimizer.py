@@ -7,7 +7,7 @@ import math
 import torch
 from torch import nn
 
-from schemas.recipe import Training
+from schemas.training import Training
 
 _DECAY_FROM, _FLOOR = 0.4, 0.02
 

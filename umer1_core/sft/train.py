@@ -23,13 +23,14 @@ from typing import Any
 
 import torch
 
-from schemas.recipe import Training
+from schemas.training import Training
 from umer1_core.miniature.student import build_student
 from umer1_core.sft.checkpoint import Identity, read_json, write_folder, write_json
-from umer1_core.sft.data import ColdStart
-from umer1_core.sft.log import EVALUATIONS, REJECTIONS, STEPS, TENSORBOARD, best_evaluation, read_lines
-from umer1_core.sft.ranks import Ranks, join_ranks
-from umer1_core.sft.trainer import MINIATURE, Progress, Trainer
+from umer1_core.sft.data.cold_start import ColdStart
+from umer1_core.sft.parallel.ranks import Ranks, join_ranks
+from umer1_core.sft.setup import MINIATURE
+from umer1_core.sft.trainer import Progress, Trainer
+from umer1_core.sft.watch.log import EVALUATIONS, REJECTIONS, STEPS, TENSORBOARD, best_evaluation, read_lines
 from umer1_core.store import Store, fingerprint
 
 # A training may be resumed with these changed: they say how it is run, not what it is of.

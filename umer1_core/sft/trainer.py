@@ -16,30 +16,28 @@ from typing import Any
 
 import torch
 
-from schemas.recipe import Training
+from schemas.training import Training
 from umer1_core.backbone.collate import Encoder
-from umer1_core.backbone.model import Backbone, add_lora, freeze_vision, load_backbone, save_backbone
+from umer1_core.backbone.model import load_backbone, save_backbone
 from umer1_core.backbone.sensitivity import cot_sensitivity
 from umer1_core.backbone.vision import tower_is_frozen
 from umer1_core.errors import Fatal
-from umer1_core.sft.batches import Batches, weights_of
 from umer1_core.sft.checkpoint import Identity, newest_checkpoint, save_checkpoint, write_folder, write_json
-from umer1_core.sft.contrast import ContrastSettings
-from umer1_core.sft.data import ColdStart, Rejection
-from umer1_core.sft.lengths import Lengths, load_lengths, measure_lengths
-from umer1_core.sft.loader import Loader, LoaderSettings, StepPairs
-from umer1_core.sft.log import EVALUATIONS, REJECTIONS, RunLog, best_evaluation, read_lines
-from umer1_core.sft.module import SFTModule
+from umer1_core.sft.data.cold_start import ColdStart, Rejection
+from umer1_core.sft.data.lengths import Lengths, load_lengths, measure_lengths
+from umer1_core.sft.data.loader import Loader, LoaderSettings, StepPairs
+from umer1_core.sft.data.token_count import TokenCounter
 from umer1_core.sft.optimizer import make_optimizers, rate_factor
-from umer1_core.sft.parallel import ParallelSettings, make_parallel
-from umer1_core.sft.random_state import RandomState
-from umer1_core.sft.ranks import Ranks
-from umer1_core.sft.slice import evaluate_slice, reasoned
-from umer1_core.sft.step import StepReport, StepSettings, sft_step
+from umer1_core.sft.parallel.face import ParallelSettings, make_parallel
+from umer1_core.sft.parallel.ranks import Ranks
+from umer1_core.sft.setup import make_batches, prepare, step_settings
+from umer1_core.sft.step.module import SFTModule
+from umer1_core.sft.step.random_state import RandomState
+from umer1_core.sft.step.two_pass import StepReport, sft_step
 from umer1_core.sft.temperature import Temperature
-from umer1_core.sft.token_count import TokenCounter
+from umer1_core.sft.watch.log import EVALUATIONS, REJECTIONS, RunLog, best_evaluation, read_lines
+from umer1_core.sft.watch.slice import evaluate_slice, reasoned
 
-MINIATURE = "miniature"
 Progress = Callable[[dict[str, Any]], None]
 
 
@@ -173,15 +171,7 @@ class Trainer:
 
     def _loader(self, first: int) -> Loader:
         training, parallel = self.training, self.parallel
-        batches = Batches(
-            self.data.source_codes,
-            self.data.trainable & self.lengths.usable(training.max_tokens),
-            training.batch_pairs,
-            min(training.block_pairs, training.batch_pairs),
-            training.seed,
-            weights_of(self.data.sources, training.source_weights),
-            self.lengths.of_pairs,
-        )
+        batches = make_batches(training, self.data, self.lengths)
         settings = LoaderSettings(
             workers=training.loader_workers,
             negatives_per_query=training.hard_negatives,
@@ -253,40 +243,6 @@ class Trainer:
         if state is not None:
             state = {name.removeprefix("model."): tensor for name, tensor in state.items()}
         save_backbone(self.backbone, place, state)
-
-
-def prepare(backbone: Backbone, training: Training) -> Backbone:
-    """Freeze what is not trained, add adapters; recompute activations on a GPU, where memory is what counts."""
-    model = backbone.model.train()
-    if training.freeze_vision and training.model != MINIATURE:
-        freeze_vision(backbone)
-    if training.objective == "dume" and not model.config.tie_word_embeddings:
-        model.lm_head.requires_grad_(False)
-    if training.lora_rank:
-        backbone = add_lora(backbone, training.lora_rank, training.lora_alpha, training.lora_dropout)
-    if backbone.device.type == "cuda":
-        model.gradient_checkpointing_enable()
-    return backbone
-
-
-def step_settings(training: Training) -> StepSettings:
-    """The recipe's part in a step."""
-    return StepSettings(
-        contrast=ContrastSettings(
-            training.direction,
-            training.mask_equal,
-            training.negatives_pool,
-            training.hardness,
-            training.cross_weight if training.objective == "ume" else 0.0,
-        ),
-        token_loss=training.token_loss,
-        token_weight=training.token_weight,
-        microbatch=training.released_microbatch,
-        response_noise=training.response_noise if training.objective == "ume" else 0.0,
-        discriminative_only=training.objective == "dume",
-        pack_tokens=training.pack_tokens,
-        layout=training.layout,
-    )
 
 
 def _problem(report: StepReport, norm: float) -> tuple[str, str] | None:

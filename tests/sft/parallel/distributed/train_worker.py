@@ -1,0 +1,47 @@
+"""One rank of a real, short training, started like `worker`; with KILL_AT its rank 0 is killed after that step.
+
+accelerate launch --config_file … --num_processes 2 -m tests.sft.parallel.distributed.train_worker DATA FOLDER [KILL_AT]
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from typing import Any
+
+from schemas.training import Training
+from umer1_core.sft.parallel.ranks import leave_ranks
+from umer1_core.sft.train import train
+from umer1_core.store import Store
+
+SHORT = Training(
+    model="miniature",
+    steps=6,
+    batch_pairs=6,
+    block_pairs=3,
+    pack_tokens=512,
+    max_tokens=512,
+    learning_rate=3e-3,
+    warmup_steps=2,
+    temperature=0.05,
+    schedule="linear",
+    response_noise=0.2,
+    held_out_pairs=2,
+    evaluate_every=3,
+    evaluate_tokens=8,
+    checkpoint_every=2,
+)
+
+
+def main(root: str, folder: str, kill_at: int = 0) -> None:
+    def die(record: dict[str, Any]) -> None:
+        if record["step"] == kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    train(Store(root), SHORT, folder, die)
+    leave_ranks()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], *map(int, sys.argv[3:]))

@@ -1,0 +1,1 @@
+"""The `cold_start` table as rows of coming steps."""

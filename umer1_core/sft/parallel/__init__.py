@@ -1,0 +1,1 @@
+"""One process, DDP, FSDP2, DeepSpeed: what a step needs of them."""

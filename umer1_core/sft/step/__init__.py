@@ -1,0 +1,1 @@
+"""The gradient of one step over N pairs."""

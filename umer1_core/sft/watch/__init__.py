@@ -1,0 +1,1 @@
+"""What a training writes down and shows of itself."""

@@ -1,0 +1,115 @@
+"""hit@1 on a held-out slice of `cold_start`, while a student is trained (UME-R1 section 4.1).
+
+Guarantees: both modes against one pool, the slice's distinct targets; generation is greedy, so equal weights give equal
+scores; a side without an embedding is a miss as query and never found as target. Nothing is drawn from a random state
+and the model is left in the mode it was in. Several processes share the sides, and all get the same scores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from umer1_core.backbone.collate import Encoder
+from umer1_core.backbone.model import Backbone
+from umer1_core.backbone.reason import Mode, SideEmbedding, embed_sides
+from umer1_core.backbone.sensitivity import Reasoned
+from umer1_core.backbone.vectors import size_of
+from umer1_core.pairs import Side, media_from_record
+from umer1_core.retrieval import Task, hits_at_1, make_task, similarities
+from umer1_core.sft.parallel.ranks import Ranks
+from umer1_core.template import side_text_of_prompt
+
+Records = Sequence[dict[str, Any]]
+
+
+def evaluate_slice(
+    backbone: Backbone,
+    encoder: Encoder,
+    records: Records,
+    max_new_tokens: int,
+    batch: int = 16,
+    mode: Mode = "both",
+    ranks: Ranks | None = None,
+) -> dict[str, float]:
+    """Scores of rows of `cold_start`; batch: sides at a time; mode `disc`: without generation, and without its scores.
+
+    ranks: processes that share the work; every one calls this with the same records, its weights whole.
+
+    `hit_disc`, `hit_gen`, the same by modality (`hit_gen_image`), `hit`: the mean of the modes, by which checkpoints
+    are compared; `disc_ok`, `gen_ok`: shares of distinct sides with an embedding; `completion_tokens`: mean per side;
+    `queries`, `candidates`, `chance`. Records must not be empty.
+    """
+    sides = {key: Side(side_text_of_prompt(s.prompt), s.media) for key, s in _distinct(records).items()}
+    made = _embed(backbone, encoder, sides, max_new_tokens, batch, mode, ranks or Ranks(0, 1, backbone.device))
+    task = make_task([r["query_key"] for r in records], [r["target_key"] for r in records])
+    modalities = np.array([record["modality"] for record in records])
+    scores: dict[str, float] = {}
+    for name in ("disc", "gen") if mode == "both" else ("disc",):
+        hits = _hits(task, made, name)
+        scores[f"hit_{name}"] = float(hits.mean())
+        for modality in sorted(set(modalities.tolist())):
+            scores[f"hit_{name}_{modality}"] = float(hits[modalities == modality].mean())
+        scores[f"{name}_ok"] = sum(_status(side, name) == "ok" for side in made.values()) / len(made)
+    scores["hit"] = (scores["hit_disc"] + scores.get("hit_gen", scores["hit_disc"])) / 2
+    if mode == "both":
+        scores["completion_tokens"] = sum(side.steps for side in made.values()) / len(made)
+    return scores | {"queries": len(records), "candidates": len(task.candidate_keys), "chance": task.chance}
+
+
+def reasoned(records: Records) -> list[Reasoned]:
+    """The distinct sides with their annotated responses, for `cot_sensitivity`."""
+    return list(_distinct(records).values())
+
+
+def _distinct(records: Records) -> dict[str, Reasoned]:
+    """Sides by key."""
+    return {
+        record[f"{side}_key"]: Reasoned(
+            record[f"{side}_prompt"],
+            tuple(media_from_record(item) for item in record[f"{side}_media"]),
+            record[f"{side}_response"],
+        )
+        for record in records
+        for side in ("query", "target")
+    }
+
+
+def _embed(
+    backbone: Backbone,
+    encoder: Encoder,
+    sides: dict[str, Side],
+    max_new_tokens: int,
+    batch: int,
+    mode: Mode,
+    ranks: Ranks,
+) -> dict[str, SideEmbedding]:
+    """By key; sides of like size go together, so little is computed on padding."""
+    was_training = backbone.model.training
+    order = sorted(sides, key=lambda key: size_of(sides[key]))
+    made: list[tuple[str, SideEmbedding]] = []
+    for first in range(ranks.rank * batch, len(order), ranks.world * batch):
+        chosen = order[first : first + batch]
+        found = embed_sides(backbone, encoder, [sides[key] for key in chosen], mode, max_new_tokens)
+        made += zip(chosen, found, strict=True)
+    backbone.model.train(was_training)
+    return dict(ranks.gather_objects(made))
+
+
+def _hits(task: Task, made: dict[str, SideEmbedding], name: str) -> np.ndarray:
+    """[queries], True where a right target is found first."""
+    queries, asked = _read(made, task.query_keys, name)
+    candidates, usable = _read(made, task.candidate_keys, name)
+    return hits_at_1(similarities(queries, candidates, usable), task.relevant) & asked
+
+
+def _read(made: dict[str, SideEmbedding], keys: Sequence[str], name: str) -> tuple[np.ndarray, np.ndarray]:
+    """[keys, width], and [keys] True where there is an embedding."""
+    vectors = [(made[key].gen if name == "gen" else made[key].disc).numpy() for key in keys]
+    return np.stack(vectors), np.array([_status(made[key], name) == "ok" for key in keys])
+
+
+def _status(side: SideEmbedding, name: str) -> str:
+    return side.gen_status if name == "gen" else side.disc_status

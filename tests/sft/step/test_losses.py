@@ -280,3 +280,23 @@ def test_the_three_reductions_differ():
     counts = torch.tensor([1, 2, 4]), torch.tensor([8, 16, 32])
     found = [token_weights(name, *counts, 2)[0][0].item() for name in ("paper", "released", "token_mean")]
     assert found == pytest.approx([1 / 3, 1 / 3 / 2, 1 / 63])
+
+
+@pytest.mark.parametrize("direction", ["both", "q2t"])
+def test_the_parts_of_a_batch_add_up_to_its_loss_and_gradient(direction):
+    generator = torch.Generator().manual_seed(3)
+    vectors = [torch.randn(7, 8, generator=generator, dtype=torch.float64).float() for _ in range(2)]
+    hard = torch.randn(7, 2, 8, generator=generator)
+    usable = torch.rand(7, 2, generator=generator) > 0.4
+    equal = torch.zeros(7, 7, dtype=torch.bool)
+    equal[0, 3] = equal[3, 0] = True
+    results = []
+    for parts in ([slice(None)], [slice(0, 3), slice(3, 4), slice(4, 9)]):
+        sides = [normalize(v, dim=-1).requires_grad_() for v in vectors]
+        negatives = hard.clone().requires_grad_()
+        losses = [contrastive(*sides, 0.1, equal, direction, 2.0, negatives, usable, rows) for rows in parts]
+        sum(losses).backward()
+        hits = torch.cat([in_batch_hits(*sides, equal, rows) for rows in parts])
+        results.append([sum(losses).detach(), *(side.grad for side in sides), negatives.grad, hits.float()])
+    for whole, in_parts in zip(*results, strict=True):
+        assert torch.allclose(whole, in_parts, atol=1e-6)

@@ -88,6 +88,16 @@ def test_hard_negatives_have_the_gradient_of_one_graph(backbone, folder):
     assert distance(found, other) > 1e-3
 
 
+@pytest.mark.parametrize("name", ["default", "released", "all options"])
+def test_scores_of_a_few_rows_at_a_time_give_the_same_gradient(pairs, name, monkeypatch):
+    backbone = small_student()
+    reference, wanted = gradient(backbone, pairs, SETTINGS[name])
+    monkeypatch.setattr("umer1_core.sft.step.contrast._ROWS", 4)
+    report, found = gradient(backbone, pairs, SETTINGS[name])
+    assert report.loss == pytest.approx(reference.loss, rel=1e-5) and report.hit_gen == reference.hit_gen
+    assert distance(found, wanted) < 1e-5
+
+
 def test_without_the_random_state_the_gradient_is_another_one(backbone, pairs, monkeypatch):
     _, wanted = gradient(backbone, pairs, replace(TWO_PASSES, two_pass=False))
     monkeypatch.setattr(RandomState, "restore", lambda self: None)
@@ -167,17 +177,16 @@ def test_a_learned_temperature_gets_its_gradient(pairs):
     assert slopes[0] == pytest.approx(slopes[1], rel=1e-4) == pytest.approx(slope, rel=1e-2)
 
 
-def test_a_step_that_fits_into_a_pack_is_run_once(pairs):
+def test_a_step_that_fits_into_a_pack_is_run_once_and_of_others_all_packs_but_one_twice(pairs):
     backbone = small_student()
     module = SFTModule(backbone)
     calls = []
     module.register_forward_hook(lambda *args: calls.append(1))
-    for settings, passes in ((StepSettings(), 1), (replace(TWO_PASSES, pack_tokens=100_000), 2)):
+    parallel = OneProcess(join_ranks(), module, lambda module: [])
+    for settings, again in ((StepSettings(), 0), (TWO_PASSES, 1)):
         calls.clear()
-        report = sft_step(
-            OneProcess(join_ranks(), module, lambda module: []), backbone.ids, pairs, settings, TEMPERATURE
-        )
-        assert len(calls) == passes * report.packs
+        report = sft_step(parallel, backbone.ids, pairs, settings, TEMPERATURE)
+        assert len(calls) == report.packs + again * (report.packs - 1)
 
 
 def test_a_step_without_pairs_is_not_usable_and_one_pair_is(pairs):

@@ -7,7 +7,7 @@ true negatives on any number of processes. For 1,024 pairs of width 1,536 the le
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +16,8 @@ from torch import Tensor
 
 from umer1_core.sft.parallel.face import Parallel
 from umer1_core.sft.step.losses import Direction, contrastive, cross_mode, equal_entries, in_batch_hits
+
+_ROWS = 256  # queries whose scores with all targets are in memory at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,21 +48,27 @@ class Negatives:
 
 
 @dataclass(frozen=True, slots=True)
-class Contrast:
-    """Terms of the whole step; gradients of the loss by this process's own vectors, None where a kind is not used."""
+class Terms:
+    """The contrastive terms of the whole step, as they enter the loss, and the shares of queries that hit."""
 
     disc: float
     gen: float
     cross: float
     hit_disc: float
     hit_gen: float
-    disc_grad: Embedded
-    gen_grad: Embedded | None
-    negatives_grad: Tensor | None
 
     @property
     def total(self) -> float:
         return self.disc + self.gen + self.cross
+
+
+@dataclass(frozen=True, slots=True)
+class Gradients:
+    """Of the loss by this process's own vectors; None for a kind that is not used. negatives: [pairs, k, width]."""
+
+    disc: Embedded
+    gen: Embedded | None
+    negatives: Tensor | None
 
 
 def contrast(
@@ -71,7 +79,7 @@ def contrast(
     settings: ContrastSettings,
     temperature: Tensor,
     negatives: Negatives | None = None,
-) -> Contrast:
+) -> tuple[Terms, Gradients]:
     """Loss of all pairs of all processes, and its gradient by the own rows.
 
     keys: int64 [pairs, 2], of queries and targets; temperature: a scalar, gets its gradient if it is learned.
@@ -82,24 +90,24 @@ def contrast(
     gens = _leaves(parallel, gen) if gen is not None else None
     hard = parallel.gather(negatives.vectors).requires_grad_() if negatives is not None else None
     usable = parallel.gather(negatives.usable) if negatives is not None else None
-    pools = _pools(len(all_keys), settings.negatives_pool, all_keys.device)
-    terms = torch.stack(
-        [_pool_terms(discs, gens, all_keys, pool, settings, temperature, hard, usable) for pool in pools]
-    )
-    terms = (terms * terms.new_tensor([len(pool) for pool in pools])[:, None]).sum(0) / len(all_keys)
-    terms.sum().backward()
+    own_temperature = temperature.detach().clone().requires_grad_(temperature.requires_grad)
+    terms = {"disc": 0.0, "gen": 0.0, "cross": 0.0}
+    for pool in _pools(len(all_keys), settings.negatives_pool, all_keys.device):
+        share = len(pool) / len(all_keys)
+        for name, term in _terms(discs, gens, all_keys, pool, settings, own_temperature, hard, usable):
+            (share * term).backward()
+            terms[name] += share * term.item()
+    if own_temperature.grad is not None:
+        temperature.backward(own_temperature.grad)
     equal = equal_entries(all_keys[:, 0], all_keys[:, 1])
     own = _own_rows(parallel, len(keys))
-    return Contrast(
-        disc=terms[0].item(),
-        gen=terms[1].item(),
-        cross=terms[2].item(),
-        hit_disc=_hits(discs, equal),
-        hit_gen=_hits(gens, equal) if gens is not None else 0.0,
-        disc_grad=_own_gradient(discs, own),
-        gen_grad=_own_gradient(gens, own) if gens is not None else None,
-        negatives_grad=hard.grad[own] if hard is not None and hard.grad is not None else None,
+    hit_gen = _hits(gens, equal) if gens is not None else 0.0
+    gradients = Gradients(
+        _own_gradient(discs, own),
+        _own_gradient(gens, own) if gens is not None else None,
+        hard.grad[own] if hard is not None and hard.grad is not None else None,
     )
+    return Terms(**terms, hit_disc=_hits(discs, equal), hit_gen=hit_gen), gradients
 
 
 def content_keys(queries: Sequence[str], targets: Sequence[str]) -> Tensor:
@@ -108,7 +116,7 @@ def content_keys(queries: Sequence[str], targets: Sequence[str]) -> Tensor:
     return torch.tensor(numbers, dtype=torch.int64).view(-1, 2)  # also where there are none
 
 
-def _pool_terms(
+def _terms(
     discs: Embedded,
     gens: Embedded | None,
     keys: Tensor,
@@ -117,22 +125,22 @@ def _pool_terms(
     temperature: Tensor,
     hard: Tensor | None,
     usable: Tensor | None,
-) -> Tensor:
-    """[disc, gen, cross] of one pool of negatives."""
+) -> Iterator[tuple[str, Tensor]]:
+    """The terms of one pool of negatives by name, a few rows at a time, each with a graph of its own."""
     equal = equal_entries(keys[pool, 0], keys[pool, 1])
     if not settings.mask_equal:
-        equal = torch.zeros_like(equal)
+        equal.zero_()
     shared = (temperature, equal, settings.direction, settings.hardness)
-    of_pool = None if hard is None or usable is None else (hard[pool], usable[pool])
-    disc = contrastive(discs.query[pool], discs.target[pool], *shared, *(of_pool or ()))
-    none = disc.new_zeros(())
-    if gens is None:
-        return torch.stack([disc, none, none])
-    gen = contrastive(gens.query[pool], gens.target[pool], *shared)
-    if not settings.cross_weight:
-        return torch.stack([disc, gen, none])
-    cross = cross_mode(discs.query[pool], gens.target[pool], temperature, equal, settings.cross_weight)
-    return torch.stack([disc, gen, cross])
+    negatives, there = (None, None) if hard is None or usable is None else (hard[pool], usable[pool])
+    for first in range(0, len(pool), _ROWS):
+        rows = slice(first, first + _ROWS)
+        yield "disc", contrastive(discs.query[pool], discs.target[pool], *shared, negatives, there, rows)
+        if gens is None:
+            continue
+        yield "gen", contrastive(gens.query[pool], gens.target[pool], *shared, rows=rows)
+        if settings.cross_weight:
+            sides = discs.query[pool], gens.target[pool]
+            yield "cross", cross_mode(*sides, temperature, equal, settings.cross_weight, rows)
 
 
 def _leaves(parallel: Parallel, own: Embedded) -> Embedded:
@@ -159,7 +167,8 @@ def _pools(count: int, size: int, device: torch.device) -> list[Tensor]:
 
 
 def _hits(leaves: Embedded, equal: Tensor) -> float:
-    return in_batch_hits(leaves.query.detach(), leaves.target.detach(), equal).float().mean().item()
+    parts = [slice(first, first + _ROWS) for first in range(0, len(equal), _ROWS)]
+    return sum(int(in_batch_hits(leaves.query, leaves.target, equal, rows).sum()) for rows in parts) / len(equal)
 
 
 def _number(key: str) -> int:

@@ -17,6 +17,7 @@ TokenReduction = Literal["paper", "released", "token_mean"]
 
 # A matrix product rounds equal vectors differently by their column; cosines this near are a tie.
 _TIE = 1e-6
+_ALL = slice(None)
 
 
 def equal_entries(query_keys: Tensor, target_keys: Tensor) -> Tensor:
@@ -38,6 +39,7 @@ def contrastive(
     hardness: float = 0.0,
     negatives: Tensor | None = None,
     usable: Tensor | None = None,
+    rows: slice = _ALL,
 ) -> Tensor:
     """InfoNCE of a whole batch, a scalar: equations 1 and 2 (`q2t`), or the mean of both directions, as released.
 
@@ -50,23 +52,30 @@ def contrastive(
     negatives: [n, k, width], the hard negatives of each query; they stand in the denominator of their own query alone,
     and only from query to target. usable: [n, k], False for a place without one (which may hold anything finite). A
     negative equal to its query's own target is the caller's to mark there: contents are not known here.
+
+    rows: the part of the batch whose losses are summed, divided by n all the same. The parts of a batch add up to its
+    loss, and one at a time needs no [n, n] matrix of scores.
     """
     with torch.autocast(queries.device.type, enabled=False):
-        scores = queries.float() @ targets.float().T
-        logits = _logits(scores, temperature, hardness).masked_fill(equal, float("-inf"))
-        own = scores.diagonal() / temperature
-        logits = logits.diagonal_scatter(own)
-        from_query = logits
+        queries, targets = queries.float(), targets.float()
+        own, logits = _logits(queries, targets, temperature, equal, hardness, rows)
         if negatives is not None:
-            from_query = torch.cat([logits, _hard_logits(queries, negatives, usable, temperature, hardness)], dim=1)
-        forward = (from_query.logsumexp(1) - own).mean()
+            hard = _hard_logits(queries[rows], negatives[rows], usable, temperature, hardness, rows)
+            logits = torch.cat([logits, hard], dim=1)
+        forward = (logits.logsumexp(1) - own).sum() / len(queries)
         if direction == "q2t":
             return forward
-        return (forward + (logits.logsumexp(0) - own).mean()) / 2
+        own, logits = _logits(targets, queries, temperature, equal.T, hardness, rows)
+        return (forward + (logits.logsumexp(1) - own).sum() / len(queries)) / 2
 
 
 def cross_mode(
-    disc_queries: Tensor, gen_targets: Tensor, temperature: float | Tensor, equal: Tensor, weight: float = 1.0
+    disc_queries: Tensor,
+    gen_targets: Tensor,
+    temperature: float | Tensor,
+    equal: Tensor,
+    weight: float = 1.0,
+    rows: slice = _ALL,
 ) -> Tensor:
     """`weight` times InfoNCE from discriminative queries to generative targets, a scalar.
 
@@ -74,20 +83,20 @@ def cross_mode(
     searched with cheap discriminative queries. This term asks for that, in that direction alone: there the queries
     choose among the targets. The gradient goes to both sides. Shapes as in `contrastive`.
     """
-    return weight * contrastive(disc_queries, gen_targets, temperature, equal, "q2t")
+    return weight * contrastive(disc_queries, gen_targets, temperature, equal, "q2t", rows=rows)
 
 
 @torch.no_grad()
-def in_batch_hits(queries: Tensor, targets: Tensor, equal: Tensor) -> Tensor:
+def in_batch_hits(queries: Tensor, targets: Tensor, equal: Tensor, rows: slice = _ALL) -> Tensor:
     """[n] bool: the query's own target scores strictly above every other that is not masked; ties are misses.
 
     queries, targets: [n, width], normalised; equal: [n, n], see `equal_entries`. A query without candidates but its own
-    target hits.
+    target hits. rows: only these queries.
     """
-    with torch.autocast(queries.device.type, enabled=False):
-        scores = queries.float() @ targets.float().T
-    others = scores.masked_fill(equal, float("-inf")).fill_diagonal_(float("-inf"))
-    return scores.diagonal() > others.amax(1) + _TIE
+    own, others = _scores(queries, targets, rows)
+    others.masked_fill_(equal[rows], float("-inf"))
+    others[_places(own, rows, len(queries))] = float("-inf")
+    return own > others.amax(1) + _TIE
 
 
 def token_weights(
@@ -113,17 +122,45 @@ def token_weights(
     return query_weights, target_weights
 
 
-def _logits(scores: Tensor, temperature: float | Tensor, hardness: float) -> Tensor:
+def _logits(
+    anchors: Tensor, others: Tensor, temperature: float | Tensor, equal: Tensor, hardness: float, rows: slice
+) -> tuple[Tensor, Tensor]:
+    """Of the anchors in `rows`: ([m] of their own partner, [m, n] of all), masked entries -inf."""
+    own, scores = _scores(anchors, others, rows)
+    own = own / temperature
+    logits = _hardened(scores, temperature, hardness).masked_fill(equal[rows], float("-inf"))
+    return own, logits.index_put(_places(own, rows, len(anchors)), own)
+
+
+def _scores(anchors: Tensor, others: Tensor, rows: slice) -> tuple[Tensor, Tensor]:
+    """([m] with the own partner, [m, n] with all), fp32."""
+    with torch.autocast(anchors.device.type, enabled=False):
+        scores = anchors[rows].float() @ others.float().T
+    return scores[_places(scores, rows, len(anchors))], scores
+
+
+def _places(like: Tensor, rows: slice, count: int) -> tuple[Tensor, Tensor]:
+    """Where in [m, count] the rows meet their own partners."""
+    partners = torch.arange(count, device=like.device)[rows]
+    return torch.arange(len(partners), device=like.device), partners
+
+
+def _hardened(scores: Tensor, temperature: float | Tensor, hardness: float) -> Tensor:
     return scores / temperature + hardness * scores.detach() if hardness else scores / temperature
 
 
 def _hard_logits(
-    queries: Tensor, negatives: Tensor, usable: Tensor | None, temperature: float | Tensor, hardness: float
+    queries: Tensor,
+    negatives: Tensor,
+    usable: Tensor | None,
+    temperature: float | Tensor,
+    hardness: float,
+    rows: slice,
 ) -> Tensor:
-    """[n, k]"""
-    scores = torch.einsum("nw,nkw->nk", queries.float(), negatives.float())
-    logits = _logits(scores, temperature, hardness)
-    return logits if usable is None else logits.masked_fill(~usable, float("-inf"))
+    """[m, k], of queries and negatives of `rows`."""
+    scores = torch.einsum("nw,nkw->nk", queries, negatives.float())
+    logits = _hardened(scores, temperature, hardness)
+    return logits if usable is None else logits.masked_fill(~usable[rows], float("-inf"))
 
 
 def _released_divisors(sides: Tensor, microbatch: int) -> Tensor:

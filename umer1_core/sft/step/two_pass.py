@@ -9,8 +9,8 @@ The two-pass step (after GradCache, arXiv 2101.06983, with a token loss and pack
    sum(vector * gradient of the vector) + its share of the token loss.
 
 Guarantee: the gradient is that of one graph over the whole step (to rounding; dropout replayed), on any number of
-processes. Where all tokens of a step fit into one pack's budget, the graphs of pass 1 are kept and pass 2 is only their
-backward: the same result, once.
+processes. The pack that pass 1 ends with is the one that pass 2 begins with: its graph is kept, which costs no more
+memory than a pack does anyway. Where a whole step fits into one pack's budget, all graphs are: the same result, once.
 """
 
 from __future__ import annotations
@@ -27,7 +27,15 @@ from umer1_core.backbone.collate import Batch, Row, collate
 from umer1_core.backbone.model import TokenIds
 from umer1_core.sft.data.cold_start import PairRows
 from umer1_core.sft.parallel.face import Parallel
-from umer1_core.sft.step.contrast import Contrast, ContrastSettings, Embedded, Negatives, content_keys, contrast
+from umer1_core.sft.step.contrast import (
+    ContrastSettings,
+    Embedded,
+    Gradients,
+    Negatives,
+    Terms,
+    content_keys,
+    contrast,
+)
 from umer1_core.sft.step.losses import TokenReduction, token_weights
 from umer1_core.sft.step.noise import misread, shared_words
 from umer1_core.sft.step.plan import Layout, plan_packs, processed_tokens
@@ -122,14 +130,19 @@ def sft_step(
     totals = parallel.total(torch.tensor(counts, device=parallel.device)).tolist()
     if totals[0] == 0:
         return _report(None, 0.0, totals)
-    keep = settings.two_pass is False or (settings.two_pass is None and _fits(parallel, processed, settings))
-    vectors, kept = zip(*(_encode(parallel, ids, pack, settings, keep) for pack in packs), strict=True)
-    found = _contrast(parallel, packs, vectors, pairs, settings, temperature)
-    del vectors  # of all rows: what they are needed for is done
+    all_graphs = settings.two_pass is False or (settings.two_pass is None and _fits(parallel, processed, settings))
+    first_graph = parallel.keeps_graphs
+    # From the last pack to the first, which is the fullest: its graph is kept and used up first.
+    passed = [_encode(parallel, ids, p, settings, all_graphs or (first_graph and p is packs[0])) for p in packs[::-1]]
+    vectors, kept = [of_pack for of_pack, _ in passed[::-1]], [of_pack for _, of_pack in passed]
+    del passed
+    terms, gradients = _contrast(parallel, packs, vectors, pairs, settings, temperature)
+    by_row = _row_gradients(gradients, pairs)
+    del vectors, gradients  # of all rows: what they are needed for is done
     token = torch.zeros((), device=parallel.device)
-    if math.isfinite(found.total):
-        token = _second_pass(parallel, ids, packs, kept, settings, found, pairs)
-    return _report(found, parallel.total(token).item(), totals)
+    if math.isfinite(terms.total):
+        token = _second_pass(parallel, ids, packs, kept, settings, *by_row)
+    return _report(terms, parallel.total(token).item(), totals)
 
 
 def _row_weights(
@@ -178,7 +191,7 @@ def _contrast(
     pairs: Sequence[PairRows],
     settings: StepSettings,
     temperature: Tensor,
-) -> Contrast:
+) -> tuple[Terms, Gradients]:
     disc, gen = (_in_row_order(packs, kind) for kind in zip(*vectors, strict=True))
     count = len(pairs)
     keys = content_keys([p.query_key for p in pairs], [p.target_key for p in pairs])
@@ -209,20 +222,20 @@ def _second_pass(
     parallel: Parallel,
     ids: TokenIds,
     packs: Sequence[_Pack],
-    kept: Sequence[_Kept],
+    kept: list[_Kept],
     settings: StepSettings,
-    found: Contrast,
-    pairs: Sequence[PairRows],
+    disc_grad: Tensor,
+    gen_grad: Tensor,
 ) -> Tensor:
-    """Backward of every pack; returns this process's share of the token loss.
+    """Backward of every pack, which uses up what was kept of it; returns this process's share of the token loss.
 
-    The loss is scaled by the number of processes because reduced gradients are averaged over them.
+    kept: of the last pack first, as pass 1 went; disc_grad, gen_grad: of the loss by the vectors, [rows, width]. The
+    loss is scaled by the number of processes because reduced gradients are averaged over them.
     """
-    disc_grad, gen_grad = _row_gradients(found, pairs)
     share = torch.zeros((), device=parallel.device)
     with parallel.accumulate():
-        for number, (pack, of_pack) in enumerate(zip(packs, kept, strict=True)):
-            disc, gen, token = _with_graph(parallel, ids, pack, settings, of_pack)
+        for number, pack in enumerate(packs):
+            disc, gen, token = _with_graph(parallel, ids, pack, settings, kept.pop())
             loss = token + 0.0 * (disc.sum() + gen.sum())
             if pack.places:
                 loss = loss + (disc * disc_grad[pack.places]).sum()
@@ -245,17 +258,17 @@ def _with_graph(
     return disc, gen, token
 
 
-def _row_gradients(found: Contrast, pairs: Sequence[PairRows]) -> tuple[Tensor, Tensor]:
+def _row_gradients(found: Gradients, pairs: Sequence[PairRows]) -> tuple[Tensor, Tensor]:
     """The loss's gradient by the vectors of all own rows, in row order: disc, gen; [rows, width]."""
-    disc = [found.disc_grad.query, found.disc_grad.target]
+    disc = [found.disc.query, found.disc.target]
     spare = sum(len(p.negatives) for p in pairs)
-    if found.negatives_grad is not None:
-        disc += [grad[: len(p.negatives)] for grad, p in zip(found.negatives_grad, pairs, strict=True)]
+    if found.negatives is not None:
+        disc += [grad[: len(p.negatives)] for grad, p in zip(found.negatives, pairs, strict=True)]
     by_disc = torch.cat(disc)
-    if found.gen_grad is None:
+    if found.gen is None:
         return by_disc, torch.zeros_like(by_disc)
     none = by_disc.new_zeros(spare, by_disc.shape[1])
-    return by_disc, torch.cat([found.gen_grad.query, found.gen_grad.target, none])
+    return by_disc, torch.cat([found.gen.query, found.gen.target, none])
 
 
 def _in_row_order(packs: Sequence[_Pack], vectors: Sequence[Tensor]) -> Tensor:
@@ -265,7 +278,7 @@ def _in_row_order(packs: Sequence[_Pack], vectors: Sequence[Tensor]) -> Tensor:
     return found[torch.tensor(places, device=found.device, dtype=torch.long).argsort()]
 
 
-def _report(found: Contrast | None, token: float, totals: Sequence[int]) -> StepReport:
+def _report(found: Terms | None, token: float, totals: Sequence[int]) -> StepReport:
     pairs, tokens, real, processed, packs = totals
     return StepReport(
         loss=token + (found.total if found else 0.0),

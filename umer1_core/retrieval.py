@@ -39,6 +39,16 @@ def make_task(query_keys: Sequence[str], target_keys: Sequence[str]) -> Task:
     return Task(tuple(query_keys), candidates, relevant)
 
 
+def retrieved(
+    queries: np.ndarray, asked: np.ndarray, candidates: np.ndarray, usable: np.ndarray, relevant: np.ndarray
+) -> np.ndarray:
+    """[queries], hit@1 from vectors: a query without an embedding is a miss, such a candidate is never found.
+
+    queries, candidates: [n, width]; asked, usable: [n], where there is an embedding.
+    """
+    return hits_at_1(similarities(queries, candidates, usable), relevant) & asked
+
+
 def similarities(queries: np.ndarray, candidates: np.ndarray, usable: np.ndarray) -> np.ndarray:
     """Inner products [queries, candidates]; -inf for candidates without an embedding (usable: [candidates])."""
     return np.where(usable[None, :], queries @ candidates.T, -np.inf)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoProcessor, Qwen2VLForConditionalGeneration
 
-from tests.student import QUERY, clip, picture, small_student
+from tests.student import QUERY, clip, picture
 from umer1_core.backbone.collate import IGNORED, Encoder, collate
 from umer1_core.backbone.family import Family
 from umer1_core.backbone.forward import hidden_states
@@ -18,16 +18,6 @@ from umer1_core.miniature.student import build_student
 from umer1_core.template import DISC_EMB, GEN_EMB, training_prompt, training_response
 
 PROMPT, RESPONSE = training_prompt(QUERY), training_response("It is red.", "red")
-
-
-@pytest.fixture(scope="module")
-def backbone():
-    return small_student()
-
-
-@pytest.fixture(scope="module")
-def encoder(backbone):
-    return Encoder(backbone, 1024)
 
 
 @pytest.fixture(scope="module")

@@ -7,24 +7,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tests.student import QUERY, picture, small_student
-from umer1_core.backbone.collate import Encoder, collate
+from tests.student import QUERY, picture
+from umer1_core.backbone.collate import collate
 from umer1_core.backbone.forward import hidden_states
 from umer1_core.backbone.positions import read_embeddings
 from umer1_core.backbone.sensitivity import Reasoned, cot_sensitivity
 from umer1_core.template import training_prompt, training_response
 
 COLOURS = ("red", "green", "blue")
-
-
-@pytest.fixture(scope="module")
-def backbone():
-    return small_student()
-
-
-@pytest.fixture(scope="module")
-def encoder(backbone):
-    return Encoder(backbone, 1024)
 
 
 @pytest.fixture(scope="module")

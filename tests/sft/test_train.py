@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from schemas.training import Training
+from tests.sft.short import SHORT, lines, losses
 from tests.student import cold_start_store, small_pairs
 from umer1_core.backbone.model import load_backbone
 from umer1_core.errors import Fatal
@@ -25,26 +26,6 @@ from umer1_core.sft.parallel.ranks import join_ranks
 from umer1_core.sft.step.two_pass import StepReport
 from umer1_core.sft.train import train
 from umer1_core.store import Store
-
-SHORT = Training(
-    model="miniature",
-    steps=8,
-    batch_pairs=6,
-    block_pairs=3,
-    pack_tokens=256,
-    max_tokens=256,
-    learning_rate=3e-3,
-    optimizer="muon",
-    warmup_steps=2,
-    temperature=0.05,
-    schedule="linear",
-    response_noise=0.2,
-    held_out_pairs=2,
-    evaluate_every=4,
-    evaluate_tokens=8,
-    checkpoint_every=3,
-)
-_OF_THE_MACHINE = {"seconds", "tokens_per_s", "memory_gb"}
 
 
 @pytest.fixture(scope="module")
@@ -61,15 +42,6 @@ def store(place):
 def whole(store, place):
     """The report of a training that was not interrupted."""
     return train(store, SHORT, str(place / "whole"))
-
-
-def lines(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-def losses(folder: Path) -> list[dict]:
-    """What a training computed, without how fast."""
-    return [{k: v for k, v in line.items() if k not in _OF_THE_MACHINE} for line in lines(folder / "losses.jsonl")]
 
 
 def changed(**values):

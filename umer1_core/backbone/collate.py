@@ -87,36 +87,24 @@ class Encoder:
         without it), `too_many_tokens`."""
         pixels = tuple(self._reader.read(item) for item in media)
         tokenizer = self._processor.tokenizer
-        user = self._expand(tokenizer(self._render(prompt, media), add_special_tokens=False)["input_ids"], pixels)
+        bare = tokenizer(chat_text(self._processor, prompt, media), add_special_tokens=False)["input_ids"]
         turn: list[int] = []
         if response:
             turn = [*tokenizer(response, add_special_tokens=False)["input_ids"], self._ids.end_of_turn]
-        self._check(user, turn)
+        check_tokens(self._ids, bare, media, turn)
+        user = self._expand(bare, pixels)
+        if len(user) + len(turn) > self._max_tokens:
+            raise BadInput("too_many_tokens", f"{len(user) + len(turn)} tokens, the limit is {self._max_tokens}")
         return Row(tuple(user), tuple(turn), pixels, self._positions([*user, *turn], pixels))
-
-    def _render(self, prompt: str, media: Sequence[Media]) -> str:
-        parts: list[dict[str, Any]] = [{"type": item.kind} for item in media]
-        message = {"role": "user", "content": [*parts, {"type": "text", "text": prompt}]}
-        return self._processor.apply_chat_template([message], tokenize=False, add_generation_prompt=True)
 
     def _expand(self, tokens: Sequence[int], pixels: Sequence[Pixels]) -> list[int]:
         """Put what a picture or clip takes in the place of its one placeholder."""
-        kinds = {self._ids.image: "image", self._ids.video: "video"}
-        if [kinds[t] for t in tokens if t in kinds] != [p.kind for p in pixels]:
-            raise BadInput("placeholder_in_text", "the text holds a media placeholder of the student's own template")
         shown = iter(pixels)
         expanded: list[int] = []
         for token in tokens:
-            expanded += self._family.placeholders(next(shown), self._processor, token) if token in kinds else [token]
+            is_media = token in (self._ids.image, self._ids.video)
+            expanded += self._family.placeholders(next(shown), self._processor, token) if is_media else [token]
         return expanded
-
-    def _check(self, user: Sequence[int], turn: Sequence[int]) -> None:
-        if self._ids.disc not in user:
-            raise BadInput("no_disc_emb", "the prompt has no <disc_emb>, so there is no embedding to read")
-        if turn and self._ids.gen not in turn:
-            raise BadInput("no_gen_emb", "the response has no <gen_emb>, so there is no embedding to read")
-        if len(user) + len(turn) > self._max_tokens:
-            raise BadInput("too_many_tokens", f"{len(user) + len(turn)} tokens, the limit is {self._max_tokens}")
 
     def _positions(self, tokens: Sequence[int], pixels: Sequence[Pixels]) -> Tensor:
         ids = torch.tensor([tokens])
@@ -129,6 +117,27 @@ class Encoder:
             video_grid_thw=_grids(pixels, "video"),
         )
         return positions[:, 0]
+
+
+def chat_text(processor: Any, prompt: str, media: Sequence[Media]) -> str:
+    """The user turn up to where the assistant begins, with one placeholder for each medium, before the text."""
+    parts: list[dict[str, Any]] = [{"type": item.kind} for item in media]
+    message = {"role": "user", "content": [*parts, {"type": "text", "text": prompt}]}
+    return str(processor.apply_chat_template([message], tokenize=False, add_generation_prompt=True))
+
+
+def check_tokens(ids: TokenIds, prompt: Sequence[int], media: Sequence[Media], response: Sequence[int]) -> None:
+    """Raises BadInput for a sequence that no embedding can be read from, or whose text poses as media.
+
+    prompt: tokens of `chat_text`, not expanded; response: empty where there is none.
+    """
+    kinds = {ids.image: "image", ids.video: "video"}
+    if [kinds[token] for token in prompt if token in kinds] != [item.kind for item in media]:
+        raise BadInput("placeholder_in_text", "the text holds a media placeholder of the student's own template")
+    if ids.disc not in prompt:
+        raise BadInput("no_disc_emb", "the prompt has no <disc_emb>, so there is no embedding to read")
+    if response and ids.gen not in response:
+        raise BadInput("no_gen_emb", "the response has no <gen_emb>, so there is no embedding to read")
 
 
 def collate(rows: Sequence[Row], ids: TokenIds, device: torch.device, layout: Layout = "right") -> Batch:

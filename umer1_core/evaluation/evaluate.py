@@ -19,7 +19,7 @@ from umer1_core.backbone.reason import Mode
 from umer1_core.backbone.vectors import Vectors, VectorSettings, embed_missing, folder_of, load_vectors
 from umer1_core.errors import ValidationFailed
 from umer1_core.pairs import Pair, pair_from_record
-from umer1_core.retrieval import Task, hits_at_1, make_task, oracle, similarities
+from umer1_core.retrieval import Task, make_task, oracle, retrieved
 from umer1_core.store import Store, content_hash, fingerprint
 from umer1_core.versions import local_folder
 
@@ -128,7 +128,7 @@ def _hits(pairs: Sequence[Pair], vectors: Vectors) -> _Hits:
     for values, statuses in ((vectors.gen, vectors.gen_status), (vectors.disc, vectors.disc_status)):
         usable = np.array([statuses[column] == "ok" for column in columns])
         asked = np.array([statuses[row] == "ok" for row in rows])
-        found.append(hits_at_1(similarities(values[rows], values[columns], usable), task.relevant) & asked)
+        found.append(retrieved(values[rows], asked, values[columns], usable, task.relevant))
     return _Hits(found[0], found[1], task)
 
 

@@ -7,11 +7,11 @@ which have a shape and no content, once for each size.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 
 from schemas.sources import MediaRules
+from umer1_core.backbone.collate import chat_text, check_tokens
 from umer1_core.backbone.model import Backbone
 from umer1_core.backbone.pixels import Pixels
 from umer1_core.errors import BadInput
@@ -44,11 +44,11 @@ class TokenCounter:
 
     def count(self, sides: Sequence[_Side]) -> list[int | BadInput]:
         """Tokens of each side, or why it has none. Texts are tokenised together, on all of the tokenizer's threads."""
-        prompts = self._tokens([self._render(prompt, media) for prompt, media, _ in sides])
+        prompts = self._tokens([chat_text(self._processor, prompt, media) for prompt, media, _ in sides])
         written = [response if self._responses else "" for *_, response in sides]
         responses = iter(self._tokens([text for text in written if text]))
         return [
-            self._side(tokens, media, next(responses) if text else None)
+            self._side(tokens, media, next(responses) if text else [])
             for tokens, (_, media, _), text in zip(prompts, sides, written, strict=True)
         ]
 
@@ -59,24 +59,14 @@ class TokenCounter:
             self._visual[shape] = self._run(shape, media)
         return self._visual[shape]
 
-    def _side(self, prompt: list[int], media: Sequence[Media], response: list[int] | None) -> int | BadInput:
-        kinds = {self._ids.image: "image", self._ids.video: "video"}
-        if [kinds[token] for token in prompt if token in kinds] != [item.kind for item in media]:
-            return BadInput("placeholder_in_text", "the text holds a media placeholder of the student's own template")
-        if self._ids.disc not in prompt:
-            return BadInput("no_disc_emb", "the prompt has no <disc_emb>, so there is no embedding to read")
-        if response is not None and self._ids.gen not in response:
-            return BadInput("no_gen_emb", "the response has no <gen_emb>, so there is no embedding to read")
+    def _side(self, prompt: list[int], media: Sequence[Media], response: list[int]) -> int | BadInput:
         try:
+            check_tokens(self._ids, prompt, media, response)
             visual = sum(self.visual_tokens(item) for item in media)
         except BadInput as error:
             return error
-        return len(prompt) - len(media) + visual + (0 if response is None else len(response) + 1)
-
-    def _render(self, prompt: str, media: Sequence[Media]) -> str:
-        parts: list[dict[str, Any]] = [{"type": item.kind} for item in media]
-        message = {"role": "user", "content": [*parts, {"type": "text", "text": prompt}]}
-        return str(self._processor.apply_chat_template([message], tokenize=False, add_generation_prompt=True))
+        end_of_turn = 1 if response else 0
+        return len(prompt) - len(media) + visual + len(response) + end_of_turn
 
     def _tokens(self, texts: list[str]) -> list[list[int]]:
         return list(self._processor.tokenizer(texts, add_special_tokens=False)["input_ids"]) if texts else []

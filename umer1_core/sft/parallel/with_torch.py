@@ -7,7 +7,6 @@ stores them by parameter name.
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
@@ -83,8 +82,7 @@ class OneProcess(Ranks):
         set_rate(self.optimizers, factor)
 
     def save(self, folder: Path) -> None:
-        with _alone_on_purpose():
-            dcp.save(self._state(), checkpoint_id=folder, no_dist=self.world == 1)
+        dcp.save(self._state(), checkpoint_id=folder, no_dist=self.world == 1)
 
     def load(self, folder: Path) -> None:
         if not (folder / ".metadata").exists():
@@ -92,8 +90,7 @@ class OneProcess(Ranks):
                 f"{folder} is not whole, or DeepSpeed's.", "Go on with the accelerate config it was begun with."
             )
         state = self._state()
-        with _alone_on_purpose():
-            dcp.load(state, checkpoint_id=folder, no_dist=self.world == 1)
+        dcp.load(state, checkpoint_id=folder, no_dist=self.world == 1)
         set_state_dict(
             self.module,
             self.optimizers,
@@ -225,14 +222,6 @@ def set_rate(optimizers: list[torch.optim.Optimizer], factor: float) -> None:
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = factor * group.setdefault("initial_lr", group["lr"])
-
-
-@contextmanager
-def _alone_on_purpose() -> Iterator[None]:
-    """Without torch's warning that one process alone reads or writes a checkpoint."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
-        yield
 
 
 def _whole_tensor(value: Tensor) -> Tensor:

@@ -34,7 +34,7 @@ class SFTModule(nn.Module):
         self.reuse, self.keep_vision = reuse, keep_vision
 
     def forward(self, batch: Batch, weights: Tensor | None = None, tower: Any = None) -> tuple[Any, ...]:
-        """(disc [rows, width], gen [rows, width], weighted token loss, plain sum of token losses, tower).
+        """(disc [rows, width], gen [rows, width], weighted token loss, tower).
 
         weights: [rows], of each supervised token of a row in the weighted loss; None: no token loss.
         The vectors are normalised, and zero for rows whose turn is empty.
@@ -48,11 +48,10 @@ class SFTModule(nn.Module):
         _require(disc, batch.user, "<disc_emb> in its prompt")
         _require(gen, batch.assistant, "<gen_emb> in its response")
         if weights is None:
-            none = hidden.new_zeros(())
-            return disc.vectors, gen.vectors, none, none, tower
-        return disc.vectors, gen.vectors, *self._token_loss(hidden, batch, weights), tower
+            return disc.vectors, gen.vectors, hidden.new_zeros(()), tower
+        return disc.vectors, gen.vectors, self._token_loss(hidden, batch, weights), tower
 
-    def _token_loss(self, hidden: Tensor, batch: Batch, weights: Tensor) -> tuple[Tensor, Tensor]:
+    def _token_loss(self, hidden: Tensor, batch: Batch, weights: Tensor) -> Tensor:
         """Only supervised rows meet the vocabulary. The state before a token predicts it; rows follow one another."""
         labels = batch.labels.flatten()
         places = (labels != IGNORED).nonzero()[:, 0]

@@ -22,8 +22,8 @@ _SMALL_LOGITS = 2**22
 
 def weighted_token_loss(
     states: Tensor, weight: Tensor, labels: Tensor, weights: Tensor, chunk: int | None = None
-) -> tuple[Tensor, Tensor]:
-    """(sum of weights · losses, with its gradient; sum of the losses, without), two scalars in fp32.
+) -> Tensor:
+    """Sum of weights · losses, a scalar in fp32.
 
     states: [tokens, width], of supervised positions only, each the one that predicts its label;
     weight: [vocabulary, width], of the lm_head; labels: [tokens], ids within the vocabulary; weights: [tokens],
@@ -37,10 +37,10 @@ def weighted_token_loss(
     """
     needed = torch.is_grad_enabled()
     rows = chunk or _chunk_rows(*weight.shape)
-    sums: tuple[Tensor, Tensor] = _WeightedTokenLoss.apply(
+    total: Tensor = _WeightedTokenLoss.apply(
         states, weight, labels, weights, rows, needed and states.requires_grad, needed and weight.requires_grad
     )
-    return sums
+    return total
 
 
 def _chunk_rows(vocabulary: int, width: int) -> int:
@@ -59,34 +59,32 @@ class _WeightedTokenLoss(torch.autograd.Function):
         chunk: int,
         states_needed: bool,
         weight_needed: bool,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> Tensor:
         kind = _product_type(states)
         head = weight.to(kind)
         d_states = torch.empty_like(states) if states_needed else None
         d_weight = torch.zeros_like(weight, dtype=_wide(weight.dtype)) if weight_needed else None
-        sums = states.new_zeros(2, dtype=_wide(kind))
+        total = states.new_zeros((), dtype=_wide(kind))
         with torch.autocast(states.device.type, enabled=False):
             for first in range(0, len(states), chunk):
                 part = slice(first, first + chunk)
                 rows, slopes_into = states[part].to(kind), None if d_states is None else d_states[part]
-                sums += _chunk_sums(rows, head, labels[part], weights[part], slopes_into, d_weight)
+                total += _chunk_sum(rows, head, labels[part], weights[part], slopes_into, d_weight)
         ctx.save_for_backward(d_states, None if d_weight is None else d_weight.to(weight.dtype))
-        weighted, plain = sums.unbind()
-        ctx.mark_non_differentiable(plain)
-        return weighted, plain
+        return total
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, slope: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
         # In place, as the weight's gradient is large; torch refuses a second backward because the version changed.
         d_states, d_weight = (saved if saved is None else saved.mul_(slope) for saved in ctx.saved_tensors)
         return d_states, d_weight, None, None, None, None, None
 
 
-def _chunk_sums(
+def _chunk_sum(
     rows: Tensor, head: Tensor, labels: Tensor, weights: Tensor, d_rows: Tensor | None, d_weight: Tensor | None
 ) -> Tensor:
-    """[weighted sum, plain sum] of some rows; writes their gradient into `d_rows` and adds theirs to `d_weight`."""
+    """The weighted sum of some rows; writes their gradient into `d_rows` and adds theirs to `d_weight`."""
     logits = rows @ head.T
     logits = logits.to(_wide(logits.dtype))
     names, factors = labels.unsqueeze(1), weights.to(logits.dtype).unsqueeze(1)
@@ -101,7 +99,7 @@ def _chunk_sums(
             d_rows.copy_(slopes @ head)
         if d_weight is not None:
             _add_product(d_weight, slopes.T, rows)
-    return torch.cat([(losses * factors).sum(0), losses.sum(0)])
+    return (losses * factors).sum()
 
 
 def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:

@@ -181,7 +181,7 @@ def _encode(
     random = RandomState.now()
     batch = pack.batch(parallel, ids, settings)
     outputs = parallel.forward(batch, pack.weights if keep else None, grad=keep)
-    return (outputs[0].detach(), outputs[1].detach()), _Kept(random, outputs[4], outputs if keep else None)
+    return (outputs[0].detach(), outputs[1].detach()), _Kept(random, outputs[3], outputs if keep else None)
 
 
 def _contrast(
@@ -253,7 +253,7 @@ def _with_graph(
         return kept.graph[:3]
     after = RandomState.now()
     kept.random.restore()
-    disc, gen, token, *_ = parallel.forward(pack.batch(parallel, ids, settings), pack.weights, kept.tower, grad=True)
+    disc, gen, token, _ = parallel.forward(pack.batch(parallel, ids, settings), pack.weights, kept.tower, grad=True)
     after.restore()
     return disc, gen, token
 

@@ -18,7 +18,7 @@ from umer1_core.backbone.reason import Mode, SideEmbedding, embed_sides
 from umer1_core.backbone.sensitivity import Reasoned
 from umer1_core.backbone.vectors import size_of
 from umer1_core.pairs import Side, media_from_record
-from umer1_core.retrieval import Task, hits_at_1, make_task, similarities
+from umer1_core.retrieval import Task, make_task, retrieved
 from umer1_core.sft.parallel.ranks import Ranks
 from umer1_core.template import side_text_of_prompt
 
@@ -100,9 +100,8 @@ def _embed(
 
 def _hits(task: Task, made: dict[str, SideEmbedding], name: str) -> np.ndarray:
     """[queries], True where a right target is found first."""
-    queries, asked = _read(made, task.query_keys, name)
-    candidates, usable = _read(made, task.candidate_keys, name)
-    return hits_at_1(similarities(queries, candidates, usable), task.relevant) & asked
+    queries, candidates = (_read(made, keys, name) for keys in (task.query_keys, task.candidate_keys))
+    return retrieved(*queries, *candidates, task.relevant)
 
 
 def _read(made: dict[str, SideEmbedding], keys: Sequence[str], name: str) -> tuple[np.ndarray, np.ndarray]:

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
 from tests.sft.parallel.distributed.launching import launch, require_deepspeed
+from tests.sft.short import losses
 from tests.student import cold_start_store, small_pairs
 from umer1_core.backbone.model import load_backbone
 
 pytestmark = pytest.mark.slow
 WORKER = "tests.sft.parallel.distributed.train_worker"
-_OF_THE_MACHINE = {"seconds", "tokens_per_s", "memory_gb"}
 
 
 @pytest.fixture(scope="module")
@@ -36,22 +34,16 @@ def folders(request: pytest.FixtureRequest, root: str, tmp_path_factory: pytest.
     through, again = place / "through", place / "again"
     launch(request.param, WORKER, root, str(through))
     launch(request.param, WORKER, root, str(again), "5", killed=True)
-    assert steps(again)[-1]["step"] == 5 and not (again / "model").exists()
+    assert losses(again)[-1]["step"] == 5 and not (again / "model").exists()
     launch(request.param, WORKER, root, str(again))
     return through, again
 
 
-def steps(folder: Path) -> list[dict[str, Any]]:
-    """What was computed in each step, without how fast."""
-    lines = [json.loads(line) for line in (folder / "losses.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k not in _OF_THE_MACHINE} for line in lines]
-
-
 def test_a_training_killed_and_resumed_has_the_curve_of_one_that_ran_through(folders):
     through, again = folders
-    assert [line["step"] for line in steps(again)] == [1, 2, 3, 4, 5, 6]
-    assert steps(again) == steps(through)
-    assert steps(through)[-1]["loss"] < steps(through)[0]["loss"]
+    assert [line["step"] for line in losses(again)] == [1, 2, 3, 4, 5, 6]
+    assert losses(again) == losses(through)
+    assert losses(through)[-1]["loss"] < losses(through)[0]["loss"]
 
 
 def test_it_is_evaluated_and_exported_whole_like_one_of_one_process(folders):

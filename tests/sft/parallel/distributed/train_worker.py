@@ -10,28 +10,13 @@ import signal
 import sys
 from typing import Any
 
-from schemas.training import Training
+from tests.sft.short import SHORT
 from umer1_core.sft.parallel.ranks import leave_ranks
 from umer1_core.sft.train import train
 from umer1_core.store import Store
 
-SHORT = Training(
-    model="miniature",
-    steps=6,
-    batch_pairs=6,
-    block_pairs=3,
-    pack_tokens=512,
-    max_tokens=512,
-    learning_rate=3e-3,
-    warmup_steps=2,
-    temperature=0.05,
-    schedule="linear",
-    response_noise=0.2,
-    held_out_pairs=2,
-    evaluate_every=3,
-    evaluate_tokens=8,
-    checkpoint_every=2,
-)
+# Sharded weights are trained with AdamW alone.
+TRAINING = SHORT.model_copy(update={"optimizer": "adamw", "steps": 6, "evaluate_every": 3, "checkpoint_every": 2})
 
 
 def main(root: str, folder: str, kill_at: int = 0) -> None:
@@ -39,7 +24,7 @@ def main(root: str, folder: str, kill_at: int = 0) -> None:
         if record["step"] == kill_at:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    train(Store(root), SHORT, folder, die)
+    train(Store(root), TRAINING, folder, die)
     leave_ranks()
 
 

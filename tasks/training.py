@@ -10,10 +10,10 @@ from tasks.training_board import training_board
 from umer1_core.evaluation.evaluate import evaluate_recipe
 from umer1_core.publishing.report import write_report
 from umer1_core.sampling.held_out import held_out_tables
-from umer1_core.sft.parallel.face import launch_command
 from umer1_core.sft.train import train
 from umer1_core.status import enter_stage
 from umer1_core.store import Store
+from umer1_core.training.launch import launch_command
 from umer1_core.versions import local_folder
 
 

@@ -13,10 +13,10 @@ from prefect.client.schemas.actions import ArtifactUpdate
 
 from tasks.common import kept_current
 from umer1_core.reports import report_link
-from umer1_core.sft.watch.curves import curves_svg
-from umer1_core.sft.watch.log import EVALUATIONS, STEPS, read_lines
-from umer1_core.sft.watch.page import headline, training_page
 from umer1_core.store import Store
+from umer1_core.training.watch.curves import curves_svg
+from umer1_core.training.watch.log import EVALUATIONS, STEPS, read_lines
+from umer1_core.training.watch.page import headline, training_page
 
 _CURVES_SECONDS = 15.0
 _CURVES = "training.svg"

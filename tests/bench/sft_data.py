@@ -26,15 +26,15 @@ from tests.bench.line import Line, median_cpu_seconds
 from tests.student import QUERY, clip, cold_start_row, picture, small_student
 from umer1_core.backbone.collate import Encoder
 from umer1_core.pairs import Pair, Side
-from umer1_core.sft.data.batches import Batches
-from umer1_core.sft.data.cold_start import ColdStart, PairRows
 from umer1_core.sft.data.loader import Loader, LoaderSettings
-from umer1_core.sft.parallel.ranks import join_ranks
 from umer1_core.sft.parallel.with_torch import OneProcess
 from umer1_core.sft.step.module import SFTModule
 from umer1_core.sft.step.two_pass import StepSettings, sft_step
 from umer1_core.store import Store
 from umer1_core.template import training_response
+from umer1_core.training.data.batches import Batches
+from umer1_core.training.data.cold_start import ColdStart, PairRows
+from umer1_core.training.ranks import join_ranks
 
 _PAIRS, _SHARDS, _SHARD_ROWS = 96, 73, 20_000
 _COLOURS = ("red", "green", "blue", "black")

@@ -28,14 +28,14 @@ from tests.bench.miniature import data_set
 from umer1_core.backbone.collate import Encoder
 from umer1_core.backbone.model import Backbone, freeze_vision, load_backbone
 from umer1_core.miniature.student import build_student
-from umer1_core.sft.data.batches import Batches
-from umer1_core.sft.data.cold_start import ColdStart, PairRows
 from umer1_core.sft.data.loader import Loader, LoaderSettings
-from umer1_core.sft.parallel.ranks import join_ranks
 from umer1_core.sft.parallel.with_torch import OneProcess
 from umer1_core.sft.step.module import SFTModule
-from umer1_core.sft.step.plan import plan_packs, processed_tokens
 from umer1_core.sft.step.two_pass import StepSettings, sft_step
+from umer1_core.training.data.batches import Batches
+from umer1_core.training.data.cold_start import ColdStart, PairRows
+from umer1_core.training.packs import plan_packs, processed_tokens
+from umer1_core.training.ranks import join_ranks
 
 _TWO_PASSES = StepSettings(pack_tokens=4_096, two_pass=True)
 _FEW, _MANY, _DIRECT = 32, 1_024, 256

@@ -13,8 +13,8 @@ from prefect.client.orchestration import get_client
 from tasks.launching import run_launched
 from tasks.training_board import training_board
 from umer1_core.errors import Fatal
-from umer1_core.sft.watch.log import RunLog
 from umer1_core.store import Store
+from umer1_core.training.watch.log import RunLog
 
 # A launcher whose worker leads a session of its own, as those of torch's elastic launcher do.
 LAUNCHER = (

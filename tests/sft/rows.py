@@ -6,8 +6,8 @@ from tests.student import TARGET, clip, picture, small_pairs
 from umer1_core.backbone.collate import Encoder, Row
 from umer1_core.backbone.model import Backbone
 from umer1_core.pairs import Media
-from umer1_core.sft.data.cold_start import PairRows
 from umer1_core.template import training_prompt, training_response
+from umer1_core.training.data.cold_start import PairRows
 
 
 def mixed_pairs(backbone: Backbone, folder: Path, negatives: bool = False) -> list[PairRows]:

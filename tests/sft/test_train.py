@@ -19,13 +19,13 @@ from tests.sft.short import SHORT, lines, losses
 from tests.student import cold_start_store, small_pairs
 from umer1_core.backbone.model import load_backbone
 from umer1_core.errors import Fatal
-from umer1_core.sft.checkpoint import Identity, newest_checkpoint, save_checkpoint
-from umer1_core.sft.data.cold_start import ColdStart
 from umer1_core.sft.optimizer import rate_factor
-from umer1_core.sft.parallel.ranks import join_ranks
 from umer1_core.sft.step.two_pass import StepReport
 from umer1_core.sft.train import train
 from umer1_core.store import Store
+from umer1_core.training.checkpoint import Identity, newest_checkpoint, save_checkpoint
+from umer1_core.training.data.cold_start import ColdStart
+from umer1_core.training.ranks import join_ranks
 
 
 @pytest.fixture(scope="module")

@@ -31,10 +31,10 @@ def train(
     """Train the recipe's student on a validated data set; goes on from the newest checkpoint."""
     from transformers.utils.logging import disable_progress_bar
 
-    from umer1_core.sft.parallel.face import launch_command, launched_kind
-    from umer1_core.sft.parallel.ranks import join_ranks, leave_ranks
     from umer1_core.sft.train import train as train_on
-    from umer1_core.sft.watch.log import terms
+    from umer1_core.training.launch import launch_command, launched_kind
+    from umer1_core.training.ranks import join_ranks, leave_ranks
+    from umer1_core.training.watch.log import terms
     from umer1_core.validation.validate import require_validated
 
     store = resolve(dataset)

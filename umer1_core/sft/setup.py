@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from schemas.training import Training
 from umer1_core.backbone.model import Backbone, add_lora, freeze_vision
-from umer1_core.sft.data.batches import Batches, weights_of
-from umer1_core.sft.data.cold_start import ColdStart
 from umer1_core.sft.data.lengths import Lengths
 from umer1_core.sft.step.contrast import ContrastSettings
 from umer1_core.sft.step.two_pass import StepSettings
+from umer1_core.training.data.batches import Batches, weights_of
+from umer1_core.training.data.cold_start import ColdStart
 
 MINIATURE = "miniature"
 

@@ -25,13 +25,13 @@ import torch
 
 from schemas.training import Training
 from umer1_core.miniature.student import build_student
-from umer1_core.sft.checkpoint import Identity, read_json, write_folder, write_json
-from umer1_core.sft.data.cold_start import ColdStart
-from umer1_core.sft.parallel.ranks import Ranks, join_ranks
 from umer1_core.sft.setup import MINIATURE
 from umer1_core.sft.trainer import Progress, Trainer
-from umer1_core.sft.watch.log import EVALUATIONS, REJECTIONS, STEPS, TENSORBOARD, best_evaluation, read_lines
 from umer1_core.store import Store, fingerprint
+from umer1_core.training.checkpoint import Identity, read_json, write_folder, write_json
+from umer1_core.training.data.cold_start import ColdStart
+from umer1_core.training.ranks import Ranks, join_ranks
+from umer1_core.training.watch.log import EVALUATIONS, REJECTIONS, STEPS, TENSORBOARD, best_evaluation, read_lines
 
 # A training may be resumed with these changed: they say how it is run, not what it is of.
 _NO_EFFECT = {

@@ -22,21 +22,22 @@ from umer1_core.backbone.model import load_backbone, save_backbone
 from umer1_core.backbone.sensitivity import cot_sensitivity
 from umer1_core.backbone.vision import tower_is_frozen
 from umer1_core.errors import Fatal
-from umer1_core.sft.checkpoint import Identity, newest_checkpoint, save_checkpoint, write_folder, write_json
-from umer1_core.sft.data.cold_start import ColdStart, Rejection
 from umer1_core.sft.data.lengths import Lengths, load_lengths, measure_lengths
 from umer1_core.sft.data.loader import Loader, LoaderSettings, StepPairs
 from umer1_core.sft.data.token_count import TokenCounter
 from umer1_core.sft.optimizer import make_optimizers, rate_factor
 from umer1_core.sft.parallel.face import ParallelSettings, make_parallel
-from umer1_core.sft.parallel.ranks import Ranks
 from umer1_core.sft.setup import make_batches, prepare, step_settings
 from umer1_core.sft.step.module import SFTModule
 from umer1_core.sft.step.random_state import RandomState
 from umer1_core.sft.step.two_pass import StepReport, sft_step
 from umer1_core.sft.temperature import Temperature
-from umer1_core.sft.watch.log import EVALUATIONS, REJECTIONS, RunLog, best_evaluation, read_lines
-from umer1_core.sft.watch.slice import evaluate_slice, reasoned
+from umer1_core.training.checkpoint import Identity, newest_checkpoint, save_checkpoint, write_folder, write_json
+from umer1_core.training.data.cold_start import ColdStart
+from umer1_core.training.data.pair_table import Rejection
+from umer1_core.training.ranks import Ranks
+from umer1_core.training.watch.log import EVALUATIONS, REJECTIONS, RunLog, best_evaluation, read_lines
+from umer1_core.training.watch.slice import evaluate_slice, reasoned
 
 Progress = Callable[[dict[str, Any]], None]
 

@@ -13,11 +13,11 @@ from umer1_core.backbone.collate import Encoder
 from umer1_core.errors import BadInput, StorageError
 from umer1_core.media import describe
 from umer1_core.pairs import Media, Pair, Side, side_record
-from umer1_core.sft.data.cold_start import ColdStart
 from umer1_core.sft.data.lengths import load_lengths, measure_lengths
 from umer1_core.sft.data.token_count import TokenCounter
 from umer1_core.store import Store
 from umer1_core.template import training_prompt, training_response
+from umer1_core.training.data.cold_start import ColdStart
 
 RESPONSE = training_response("It shows a disc.", "A disc.")
 

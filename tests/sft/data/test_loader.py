@@ -12,11 +12,11 @@ from tests.student import clip, cold_start_row, small_pairs, small_student
 from umer1_core.backbone.collate import Encoder
 from umer1_core.errors import Fatal, StorageError
 from umer1_core.pairs import Media, Pair, Side, side_record
-from umer1_core.sft.data.batches import Batches
-from umer1_core.sft.data.cold_start import ColdStart
 from umer1_core.sft.data.loader import Loader, LoaderSettings
 from umer1_core.store import Store
 from umer1_core.template import training_prompt
+from umer1_core.training.data.batches import Batches
+from umer1_core.training.data.cold_start import ColdStart
 
 IN_LINE = LoaderSettings(workers=0)
 NEGATIVES = [Side("A green square."), Side("A blue square.")]

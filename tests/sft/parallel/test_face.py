@@ -13,8 +13,9 @@ import yaml
 from torch import nn
 
 from umer1_core.errors import Fatal
-from umer1_core.sft.parallel.face import Parallel, ParallelSettings, launch_command, launched_kind, make_parallel
-from umer1_core.sft.parallel.ranks import join_ranks
+from umer1_core.sft.parallel.face import Parallel, ParallelSettings, make_parallel
+from umer1_core.training.launch import launch_command, launched_kind
+from umer1_core.training.ranks import join_ranks
 
 DEPLOY = Path(__file__).parents[3] / "deploy"
 CONFIGS = {"ddp": "MULTI_GPU", "fsdp2": "FSDP", "zero1": "DEEPSPEED", "zero2": "DEEPSPEED", "zero3": "DEEPSPEED"}

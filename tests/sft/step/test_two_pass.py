@@ -10,14 +10,14 @@ from tests.sft.rows import mixed_pairs
 from tests.student import small_student
 from umer1_core.backbone.collate import IGNORED, collate
 from umer1_core.errors import Fatal
-from umer1_core.sft.parallel.ranks import join_ranks
 from umer1_core.sft.parallel.with_torch import OneProcess
 from umer1_core.sft.step.contrast import ContrastSettings
-from umer1_core.sft.step.losses import contrastive, equal_entries
 from umer1_core.sft.step.module import SFTModule
 from umer1_core.sft.step.noise import misread, shared_words
 from umer1_core.sft.step.random_state import RandomState
 from umer1_core.sft.step.two_pass import StepSettings, sft_step
+from umer1_core.training.losses import contrastive, equal_entries
+from umer1_core.training.ranks import join_ranks
 
 TEMPERATURE = torch.tensor(0.05)
 TWO_PASSES = StepSettings(pack_tokens=300, two_pass=True)

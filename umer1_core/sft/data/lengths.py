@@ -19,10 +19,11 @@ from numpy.typing import NDArray
 
 from umer1_core.errors import BadInput, StorageError
 from umer1_core.pairs import media_from_record
-from umer1_core.sft.data.cold_start import ColdStart, Rejection, negative_sides
 from umer1_core.sft.data.token_count import TokenCounter
 from umer1_core.store import ShardEntry, Store, fingerprint
 from umer1_core.template import training_prompt
+from umer1_core.training.data.cold_start import ColdStart, negative_sides
+from umer1_core.training.data.pair_table import Rejection
 
 Progress = Callable[[int, int], None]
 

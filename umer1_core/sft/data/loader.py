@@ -19,9 +19,10 @@ import numpy as np
 from umer1_core.backbone.collate import Encoder, Row
 from umer1_core.errors import BadInput, Fatal
 from umer1_core.pairs import media_from_record
-from umer1_core.sft.data.batches import Batches
-from umer1_core.sft.data.cold_start import ColdStart, PairRows, Rejection, negative_sides
 from umer1_core.template import training_prompt
+from umer1_core.training.data.batches import Batches
+from umer1_core.training.data.cold_start import ColdStart, PairRows, negative_sides
+from umer1_core.training.data.pair_table import Rejection
 
 _ROWS_A_JOB = 8
 

@@ -8,22 +8,18 @@ for DDP. `accelerate` itself shards with FSDP2 and DeepSpeed on a GPU only; here
 
 from __future__ import annotations
 
-import os
-import sys
-from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from umer1_core.errors import Fatal
-from umer1_core.sft.parallel.ranks import join_ranks
 from umer1_core.sft.parallel.with_torch import OneProcess, OptimizersFactory, Replicated, Sharded
-
-Kind = Literal["one", "ddp", "fsdp2", "deepspeed"]
+from umer1_core.training.launch import Kind, launched_kind
+from umer1_core.training.ranks import join_ranks
 
 
 class Parallel(Protocol):
@@ -130,29 +126,6 @@ def make_parallel(
     except ImportError as error:
         raise Fatal("DeepSpeed is not installed.", "Install umer1[deepspeed], or launch with fsdp2.yaml.") from error
     return Zero(ranks, module, _adamw(optimizers_factory(module), kind), settings.compute_dtype)
-
-
-def launched_kind() -> Kind:
-    """What `accelerate launch` or torchrun started this process for."""
-    if os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
-        return "deepspeed"
-    if os.environ.get("ACCELERATE_USE_FSDP") == "true":
-        return "fsdp2"
-    return "ddp" if "LOCAL_RANK" in os.environ else "one"
-
-
-def launch_command(config_file: str | Path, arguments: Sequence[str], processes: int = 0) -> list[str]:
-    """The command that runs `umer1 …arguments` in the processes of an accelerate config; 0: in as many as it says.
-
-    Raises Fatal when there is no such file.
-    """
-    if not Path(config_file).is_file():
-        raise Fatal(
-            f"{config_file} is no file.", "Name an accelerate config in `training.accelerate`: see deploy/accelerate."
-        )
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config_file)]
-    launcher += ["--num_processes", str(processes)] if processes else []
-    return [*launcher, "-m", "umer1_core.cli", *arguments]
 
 
 def _adamw(optimizers: list[torch.optim.Optimizer], kind: Kind) -> torch.optim.Optimizer:

@@ -18,8 +18,8 @@ from deepspeed import zero
 from torch import Tensor, nn
 
 from umer1_core.errors import Fatal
-from umer1_core.sft.parallel.ranks import Ranks
 from umer1_core.sft.parallel.with_torch import fill_gradient, set_rate
+from umer1_core.training.ranks import Ranks
 
 _TAG, _WRITER = "zero", "writer.txt"
 

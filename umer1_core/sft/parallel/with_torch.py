@@ -32,7 +32,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from umer1_core.errors import Fatal
-from umer1_core.sft.parallel.ranks import Ranks
+from umer1_core.training.ranks import Ranks
 
 OptimizersFactory = Callable[[nn.Module], list[torch.optim.Optimizer]]
 

@@ -15,7 +15,7 @@ from blake3 import blake3
 from torch import Tensor
 
 from umer1_core.sft.parallel.face import Parallel
-from umer1_core.sft.step.losses import Direction, contrastive, cross_mode, equal_entries, in_batch_hits
+from umer1_core.training.losses import Direction, contrastive, cross_mode, equal_entries, in_batch_hits
 
 _ROWS = 256  # queries whose scores with all targets are in memory at a time
 

@@ -25,7 +25,6 @@ from torch import Tensor
 
 from umer1_core.backbone.collate import Batch, Row, collate
 from umer1_core.backbone.model import TokenIds
-from umer1_core.sft.data.cold_start import PairRows
 from umer1_core.sft.parallel.face import Parallel
 from umer1_core.sft.step.contrast import (
     ContrastSettings,
@@ -36,10 +35,11 @@ from umer1_core.sft.step.contrast import (
     content_keys,
     contrast,
 )
-from umer1_core.sft.step.losses import TokenReduction, token_weights
 from umer1_core.sft.step.noise import misread, shared_words
-from umer1_core.sft.step.plan import Layout, plan_packs, processed_tokens
 from umer1_core.sft.step.random_state import RandomState
+from umer1_core.training.data.cold_start import PairRows
+from umer1_core.training.losses import TokenReduction, token_weights
+from umer1_core.training.packs import Layout, plan_packs, processed_tokens
 
 
 @dataclass(frozen=True, slots=True)

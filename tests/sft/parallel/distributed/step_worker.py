@@ -16,11 +16,11 @@ import torch
 from tests.sft.rows import mixed_pairs
 from tests.student import small_student
 from umer1_core.backbone.model import freeze_vision
-from umer1_core.sft.data.cold_start import PairRows
 from umer1_core.sft.parallel.face import ParallelSettings, make_parallel
-from umer1_core.sft.parallel.ranks import join_ranks, leave_ranks
 from umer1_core.sft.step.module import SFTModule
 from umer1_core.sft.step.two_pass import StepSettings, sft_step
+from umer1_core.training.data.cold_start import PairRows
+from umer1_core.training.ranks import join_ranks, leave_ranks
 
 STEPS = 3
 # By scenario: how many of the fifteen pairs rank 0 has. Its share of the text and pictures makes packs of other counts.

@@ -11,9 +11,9 @@ import sys
 from typing import Any
 
 from tests.sft.short import SHORT
-from umer1_core.sft.parallel.ranks import leave_ranks
 from umer1_core.sft.train import train
 from umer1_core.store import Store
+from umer1_core.training.ranks import leave_ranks
 
 # Sharded weights are trained with AdamW alone.
 TRAINING = SHORT.model_copy(update={"optimizer": "adamw", "steps": 6, "evaluate_every": 3, "checkpoint_every": 2})

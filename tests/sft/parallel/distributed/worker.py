@@ -15,8 +15,9 @@ from torch import Tensor
 
 from tests.sft.parallel.distributed.stand_in import MAX_NORM, Layer, StandIn, make_optimizers, sequences, two_pass
 from umer1_core.errors import Fatal
-from umer1_core.sft.parallel.face import Parallel, ParallelSettings, launched_kind, make_parallel
-from umer1_core.sft.parallel.ranks import leave_ranks
+from umer1_core.sft.parallel.face import Parallel, ParallelSettings, make_parallel
+from umer1_core.training.launch import launched_kind
+from umer1_core.training.ranks import leave_ranks
 
 STEPS, COUNT = 3, 12
 # By scenario: how many of the sequences rank 0 has, and into how many packs each rank cuts its own.

@@ -16,7 +16,7 @@ from typing import Any
 
 import orjson
 
-from umer1_core.sft.parallel.ranks import Ranks
+from umer1_core.training.ranks import Ranks
 
 _TEMPORARY = ".tmp-"
 _META = "meta.json"

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from umer1_core.sft.watch.curves import HEIGHT, WIDTH, curves_svg, smooth
-from umer1_core.sft.watch.page import headline, training_page
+from umer1_core.training.watch.curves import HEIGHT, WIDTH, curves_svg, smooth
+from umer1_core.training.watch.page import headline, training_page
 
 SVG = "{http://www.w3.org/2000/svg}"
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from umer1_core.errors import RecipeError, ValidationFailed
-from umer1_core.sft.data.batches import Batches, deal, weights_of
+from umer1_core.training.data.batches import Batches, deal, weights_of
 
 CODES = np.array([0] * 40 + [1] * 25 + [2] * 10, np.uint16)
 ALL = np.ones(len(CODES), np.bool_)

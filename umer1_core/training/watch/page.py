@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Sequence
 
-from umer1_core.sft.watch.log import Record, best_evaluation, terms, thousands
+from umer1_core.training.watch.log import Record, best_evaluation, terms, thousands
 
 _WINDOW = 20
 _EVALUATIONS = 8

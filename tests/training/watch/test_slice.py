@@ -9,7 +9,7 @@ from tests.student import cold_start_row, small_pairs, small_student
 from umer1_core.backbone.collate import Encoder, collate
 from umer1_core.backbone.forward import hidden_states
 from umer1_core.backbone.positions import read_embeddings
-from umer1_core.sft.watch.slice import evaluate_slice, reasoned
+from umer1_core.training.watch.slice import evaluate_slice, reasoned
 
 
 @pytest.fixture(scope="module")

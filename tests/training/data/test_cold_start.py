@@ -6,8 +6,8 @@ import pytest
 from tests.student import cold_start_row, small_pairs
 from umer1_core.errors import ValidationFailed
 from umer1_core.pairs import Side, draw_priority, side_record
-from umer1_core.sft.data.cold_start import ColdStart, negative_sides
 from umer1_core.store import Store
+from umer1_core.training.data.cold_start import ColdStart, negative_sides
 
 
 @pytest.fixture

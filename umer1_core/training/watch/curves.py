@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from umer1_core.sft.watch.log import Record, best_evaluation
+from umer1_core.training.watch.log import Record, best_evaluation
 
 WIDTH, HEIGHT = 900, 484
 _LABEL_GAP = 14.0
@@ -118,7 +118,9 @@ _PLANS = (
 
 def curves_svg(steps: Sequence[Record], evaluations: Sequence[Record] = ()) -> str:
     """The picture: losses, hit@1 of both modes, tokens per second, padding waste, memory."""
-    environment = Environment(loader=PackageLoader("umer1_core.sft.watch"), autoescape=True, undefined=StrictUndefined)
+    environment = Environment(
+        loader=PackageLoader("umer1_core.training.watch"), autoescape=True, undefined=StrictUndefined
+    )
     environment.trim_blocks = environment.lstrip_blocks = True
     panels = [_panel(plan, steps, evaluations) for plan in _PLANS]
     return environment.get_template("curves.svg.jinja").render(width=WIDTH, height=HEIGHT, panels=panels)

@@ -8,8 +8,8 @@ import pytest
 
 from tests.student import cold_start_row, small_pairs
 from umer1_core.errors import StorageError
-from umer1_core.sft.data.row_groups import RowGroups
 from umer1_core.store import Store
+from umer1_core.training.data.row_groups import RowGroups
 
 COLUMNS = ["pair_id", "query_prompt", "query_media"]
 

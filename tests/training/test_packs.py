@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from umer1_core.sft.step.plan import plan_packs, processed_tokens
+from umer1_core.training.packs import plan_packs, processed_tokens
 
 LENGTHS = st.lists(st.integers(1, 90), max_size=60)
 

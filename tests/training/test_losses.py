@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy, normalize
 
-from umer1_core.sft.step.losses import contrastive, cross_mode, equal_entries, in_batch_hits, token_weights
+from umer1_core.training.losses import contrastive, cross_mode, equal_entries, in_batch_hits, token_weights
 
 NONE_EQUAL = torch.zeros(5, 5, dtype=torch.bool)
 DIRECTIONS = pytest.mark.parametrize("direction", ["both", "q2t"])

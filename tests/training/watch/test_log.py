@@ -6,7 +6,7 @@ import math
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from umer1_core.sft.watch.log import (
+from umer1_core.training.watch.log import (
     EVALUATIONS,
     REJECTIONS,
     STEPS,

@@ -19,8 +19,8 @@ from umer1_core.backbone.sensitivity import Reasoned
 from umer1_core.backbone.vectors import size_of
 from umer1_core.pairs import Side, media_from_record
 from umer1_core.retrieval import Task, make_task, retrieved
-from umer1_core.sft.parallel.ranks import Ranks
 from umer1_core.template import side_text_of_prompt
+from umer1_core.training.ranks import Ranks
 
 Records = Sequence[dict[str, Any]]
 

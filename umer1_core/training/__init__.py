@@ -1,0 +1,1 @@
+"""What both stages of training share: processes, checkpoints, batches, packs, what is watched."""

@@ -1,0 +1,1 @@
+"""Rows of a table, and which of them a step has."""

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
+from schemas.grpo import Grpo
 from schemas.sources import MediaRules, Section, Source
 from schemas.training import Training
 
@@ -214,6 +215,7 @@ class Recipe(Section):
     publishing: Publishing = Publishing()
     validation: Validation = Validation()
     training: Training = Training()
+    grpo: Grpo = Grpo()
     evaluation: Evaluation = Evaluation()
     workers: int = Field(default=2, ge=1, description="Shards in progress at a time")
     runner: Literal["threads", "ray"] = Field(default="threads", description="Where shards run; ray needs the extra")

@@ -205,6 +205,34 @@ RL = _schema(
     ]
 )
 
+# What a policy wrote in one step of reinforcement learning, a row for each rollout. Not one of TABLES: it is no part of
+# the data set, it lies in the training's folder. `format` to `advantage` are the reward's components, their total and
+# what the policy was trained with; `problem` is why a rollout has no good form, else empty; `hit`: the nearest group
+# of the other side is a right one. `nearest`: those groups, named by their pairs.
+ROLLOUTS = _schema(
+    [
+        ("step", pa.int32()),
+        ("pair_id", pa.string()),
+        ("source", pa.string()),
+        ("modality", pa.string()),
+        ("side", pa.string()),
+        ("side_key", pa.string()),
+        ("rollout", pa.int32()),
+        ("text", pa.string()),
+        ("problem", pa.string()),
+        ("tokens", pa.int32()),
+        ("ended", pa.bool_()),
+        ("format", pa.float64()),
+        ("ranking", pa.float64()),
+        ("gap", pa.float64()),
+        ("embedding_reward", pa.float64()),
+        ("reward", pa.float64()),
+        ("advantage", pa.float64()),
+        ("hit", pa.bool_()),
+        ("nearest", pa.list_(pa.struct([("pair_id", pa.string()), ("similarity", pa.float64())]))),
+    ]
+)
+
 TABLES: dict[str, pa.Schema] = {
     "pairs": PAIRS,
     "rejections": REJECTIONS,

@@ -1,5 +1,6 @@
 """Every verb explains itself with an example, and a user's mistake is answered with a sentence."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import yaml
 from typer.testing import CliRunner
 
 from tests.annotation.test_dead_letters import data_set
+from tests.grpo.watch.made import trained
 from tests.test_recipes import SMALL
 from umer1_core.cli import EXAMPLES, app
 from umer1_core.recipes import parse_recipe
@@ -31,6 +33,7 @@ def test_help_of_every_verb_has_an_example(verb):
         (["train", "nowhere"], "holds no finished data set"),
         (["evaluate", "nowhere"], "holds no finished data set"),
         (["report", "nowhere"], "holds no finished data set"),
+        (["rollouts", "nowhere"], "There are no rollouts in"),
     ],
 )
 def test_a_mistake_is_a_sentence_and_no_traceback(arguments, words, tmp_path, monkeypatch):
@@ -64,6 +67,16 @@ def test_redrive_lists_the_dead_letters_of_a_data_set_and_starts_nothing(tmp_pat
     assert only.exit_code == 0 and "timeout" not in only.output
     unknown = runner.invoke(app, ["redrive", str(tmp_path / "out"), "--reason", "timeouts"])
     assert unknown.exit_code == 1 and "timeout (2), bad_input (1)" in " ".join(unknown.output.split())
+
+
+def test_rollouts_shows_the_last_steps_group_and_answers_what_is_not_there(tmp_path):
+    store, _, pairs = trained(tmp_path)
+    shown = runner.invoke(app, ["rollouts", store.root])
+    assert shown.exit_code == 0 and "step 40, 4 rollouts" in shown.output and "rollout 0  reward 1.50" in shown.output
+    as_json = runner.invoke(app, ["rollouts", store.root, "--pair", pairs[1].pair_id, "--side", "target", "--json"])
+    assert json.loads(as_json.output)["own"] == {"text": "a blue disc", "media": [], "known": True}
+    missing = runner.invoke(app, ["rollouts", store.root, "--step", "39"])
+    assert missing.exit_code == 1 and "The nearest are 1, 2, 40." in " ".join(missing.output.split())
 
 
 def test_redrive_of_a_data_set_without_dead_letters_says_so_and_starts_nothing(tmp_path):

@@ -1,8 +1,7 @@
 """Reason, then embed: one greedy run gives the text and both embeddings (UME-R1 section 3.2, figure 2a).
 
 Guarantees: `disc` is read from the prefill, `gen` from the state at the last `<gen_emb>` that was generated, without
-a second forward pass; a step's state equals that of one forward pass over the whole sequence; finished rows leave the
-batch. Nobody keeps all layers' states of all steps, as the released evaluation does.
+a second forward pass (decode.py). Nobody keeps all layers' states of all steps, as the released evaluation does.
 """
 
 from __future__ import annotations
@@ -13,10 +12,10 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
 from umer1_core.backbone.collate import Encoder, Row, collate
-from umer1_core.backbone.forward import hidden_states, next_tokens, step_states
+from umer1_core.backbone.decode import decode, prefill
+from umer1_core.backbone.forward import hidden_states, next_tokens
 from umer1_core.backbone.model import Backbone
 from umer1_core.backbone.positions import Reading, Status, read_embeddings
 from umer1_core.errors import BadInput
@@ -62,64 +61,22 @@ def embed_sides(
 
 def _embed_rows(backbone: Backbone, rows: list[Row], mode: Mode, max_new_tokens: int) -> list[SideEmbedding]:
     batch = collate(rows, backbone.ids, backbone.device, "left")
-    cache = DynamicCache(config=backbone.model.config.text_config) if mode == "both" else None
-    hidden = hidden_states(backbone, batch, cache)
+    texts = [list[int]() for _ in rows]
+    if mode == "both":
+        made = prefill(backbone, batch)
+        hidden = made.hidden
+        gen, texts = decode(backbone, made.repeat(1), lambda states: next_tokens(backbone, states), max_new_tokens)
+    else:
+        hidden = hidden_states(backbone, batch)
+        nothing: list[Status] = ["no_token" for _ in rows]
+        gen = Reading(hidden.new_zeros(len(rows), hidden.shape[-1]), tuple(nothing))
     disc = read_embeddings(hidden, batch.ids, backbone.ids.disc, batch.user)
-    none: list[Status] = ["no_token" for _ in rows]
-    gen, texts = Reading(torch.zeros_like(disc.vectors), tuple(none)), [list[int]() for _ in rows]
-    if cache is not None:
-        run = _Run(backbone, batch.mask, batch.positions.amax((0, 2)) + 1, cache)
-        gen, texts = run.decode(hidden[:, -1], max_new_tokens)
-    decode = backbone.processor.tokenizer.decode
+    end = backbone.ids.end_of_turn
+    written = [text[:-1] if text[-1:] == [end] else text for text in texts]
+    spell = backbone.processor.tokenizer.decode
     return [
         SideEmbedding(
-            decode(text), gen.vectors[i].cpu(), disc.vectors[i].cpu(), gen.statuses[i], disc.statuses[i], len(text)
+            spell(text), gen.vectors[i].cpu(), disc.vectors[i].cpu(), gen.statuses[i], disc.statuses[i], len(text)
         )
-        for i, text in enumerate(texts)
+        for i, text in enumerate(written)
     ]
-
-
-class _Run:
-    """Greedy decoding of the rows that are still open; `open` names them by their place in the batch."""
-
-    def __init__(self, backbone: Backbone, mask: Tensor, positions: Tensor, cache: DynamicCache) -> None:
-        self.backbone, self.mask, self.positions, self.cache = backbone, mask, positions, cache
-        self.open = torch.arange(len(mask), device=mask.device)
-
-    def decode(self, states: Tensor, max_new_tokens: int) -> tuple[Reading, list[list[int]]]:
-        """states: [batch, width], of the prompts' last tokens. Returns the readings and the generated ids."""
-        ids = self.backbone.ids
-        vectors = torch.zeros(len(states), states.shape[1], device=states.device)
-        found = [False] * len(states)
-        texts: list[list[int]] = [[] for _ in states]
-        for _ in range(max_new_tokens):
-            tokens = next_tokens(self.backbone, states)
-            self._leave(tokens != ids.end_of_turn)
-            tokens = tokens[tokens != ids.end_of_turn]
-            if len(tokens) == 0:
-                break
-            states = self._step(tokens)
-            places = torch.arange(len(tokens), device=tokens.device)
-            spans = torch.stack([places, places + 1], dim=1)
-            step = read_embeddings(states.unsqueeze(1), tokens.unsqueeze(1), ids.gen, spans)
-            for place, row in enumerate(self.open.tolist()):
-                texts[row].append(int(tokens[place]))
-                if step.statuses[place] == "ok":
-                    vectors[row], found[row] = step.vectors[place], True
-        cut = set(self.open.tolist())
-        statuses: list[Status] = ["ok" if f else "truncated" if i in cut else "no_token" for i, f in enumerate(found)]
-        return Reading(vectors, tuple(statuses)), texts
-
-    def _step(self, tokens: Tensor) -> Tensor:
-        self.mask = torch.cat([self.mask, self.mask.new_ones(len(tokens), 1)], dim=1)
-        states = step_states(self.backbone, tokens, self.mask, self.positions, self.cache)
-        self.positions = self.positions + 1
-        return states
-
-    def _leave(self, stays: Tensor) -> None:
-        """Drop the rows that ended."""
-        if bool(stays.all()):
-            return
-        self.mask, self.positions, self.open = self.mask[stays], self.positions[stays], self.open[stays]
-        if len(self.open):
-            self.cache.batch_select_indices(stays.nonzero()[:, 0])

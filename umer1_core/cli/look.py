@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from umer1_core.cli.app import Dataset, console, verb
 from umer1_core.console import print_status, print_summary
 from umer1_core.status import read_status
-from umer1_core.versions import recipe_of, resolve
+from umer1_core.versions import local_folder, recipe_of, resolve
 
 
 @verb("Look at a data set", "umer1 status runs/miniature")
@@ -63,3 +63,28 @@ def diff(
         console.print_json(difference_json(difference).decode())
     else:
         print_difference(difference, console)
+
+
+@verb("Look at a data set", "umer1 rollouts runs/miniature --worst")
+def rollouts(
+    dataset: Dataset,
+    step: Annotated[int, typer.Option(min=0, help="A step of the training; otherwise the last one")] = 0,
+    pair: Annotated[str, typer.Option(help="A pair, by how its name begins")] = "",
+    side: Annotated[Literal["query", "target"] | None, typer.Option(help="Only groups of this side")] = None,
+    worst: Annotated[
+        bool, typer.Option("--worst", help="The group rewarded least; otherwise the one of most spread")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the group as JSON")] = False,
+) -> None:
+    """Show what GRPO sampled for one side: texts, rewards, and the neighbours each rollout retrieves."""
+    from umer1_core.grpo.watch.group import Wish, show_group
+    from umer1_core.grpo.watch.rollout_table import FOLDER, RolloutTable
+    from umer1_core.grpo.watch.show import group_json, print_group
+
+    store = resolve(dataset)
+    table = RolloutTable(local_folder(store, "grpo") / FOLDER)
+    group = show_group(table, store, Wish(step, pair, side, worst))
+    if as_json:
+        console.print_json(group_json(group).decode())
+    else:
+        print_group(group, console)

@@ -21,8 +21,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from schemas.training import Training
 from umer1_core.miniature.student import build_student
 from umer1_core.sft.setup import MINIATURE
@@ -30,18 +28,17 @@ from umer1_core.sft.trainer import Progress, Trainer
 from umer1_core.store import Store, fingerprint
 from umer1_core.training.checkpoint import Identity, read_json, write_folder, write_json
 from umer1_core.training.data.cold_start import ColdStart
+from umer1_core.training.folder import begin
+from umer1_core.training.machine import one_thread
 from umer1_core.training.ranks import Ranks, join_ranks
-from umer1_core.training.watch.log import EVALUATIONS, REJECTIONS, STEPS, TENSORBOARD, best_evaluation, read_lines
+from umer1_core.training.watch.log import EVALUATIONS, best_evaluation, read_lines
 
 # A training may be resumed with these changed: they say how it is run, not what it is of.
 _NO_EFFECT = {
     "enabled", "preset", "accelerate", "checkpoint_every", "loader_workers", "pack_tokens", "layout", "reuse_features",
     "on_bad_row", "on_bad_step", "max_bad_steps", "evaluate_every", "evaluate_tokens",
 }  # fmt: skip
-_MADE = (
-    "base", "checkpoints", "best", "model", "started.json", "progress.json", "finished.json",
-    STEPS, EVALUATIONS, REJECTIONS, TENSORBOARD,
-)  # fmt: skip
+_MADE = ("base", "best")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,15 +77,9 @@ def train(
     finished = read_json(folder / "finished.json")
     if finished is not None and identity.matches(finished):
         return TrainReport(**finished["report"])
-    ranks.barrier()
-    if ranks.main:
-        folder.mkdir(parents=True, exist_ok=True)
-        if not identity.matches(read_json(folder / "started.json")):
-            _set_aside(folder)
-            write_json(folder / "started.json", identity.record())
-    ranks.barrier()
+    begin(folder, identity, _MADE, ranks)
     started = time.monotonic()
-    with _one_thread(ranks.device), _quiet():
+    with one_thread(ranks.device), _quiet():
         base = _base_model(data, training, folder, ranks)
         trainer = Trainer(data, training, base, folder, identity, ranks, on_count or _uncounted)
         first, last, rejected = trainer.run(on_progress or _silent)
@@ -123,29 +114,6 @@ def _base_model(data: ColdStart, training: Training, folder: Path, ranks: Ranks)
 
         write_folder(base, fill, ranks)
     return str(base)
-
-
-def _set_aside(folder: Path) -> None:
-    """Keep what a training of other data or settings left under `earlier/N/`: it may have taken days."""
-    left = [folder / name for name in _MADE if (folder / name).exists()]
-    if not left:
-        return
-    earlier = folder / "earlier"
-    place = earlier / str(len(list(earlier.glob("*"))) + 1)
-    place.mkdir(parents=True)
-    for made in left:
-        made.rename(place / made.name)
-
-
-@contextlib.contextmanager
-def _one_thread(device: torch.device) -> Iterator[None]:
-    """On the CPU one thread: two give other sums, and cost three times the CPU on a model this small."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1 if device.type == "cpu" else before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @contextlib.contextmanager

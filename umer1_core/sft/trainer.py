@@ -7,7 +7,6 @@ state and the optimizer's state are all in it or follow from the step.
 from __future__ import annotations
 
 import math
-import resource
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -35,6 +34,7 @@ from umer1_core.sft.temperature import Temperature
 from umer1_core.training.checkpoint import Identity, newest_checkpoint, save_checkpoint, write_folder, write_json
 from umer1_core.training.data.cold_start import ColdStart
 from umer1_core.training.data.pair_table import Rejection
+from umer1_core.training.machine import peak_memory_gb
 from umer1_core.training.ranks import Ranks
 from umer1_core.training.watch.log import EVALUATIONS, REJECTIONS, RunLog, best_evaluation, read_lines
 from umer1_core.training.watch.slice import evaluate_slice, reasoned
@@ -110,7 +110,7 @@ class Trainer:
             "grad_norm": norm,
             "skipped": int(problem is not None),
             "waste": report.processed_tokens / max(1, report.real_tokens) - 1,
-            "memory_gb": _peak_memory_gb(self.parallel.device),
+            "memory_gb": peak_memory_gb(self.parallel.device),
             **self._speed(report, started),
         }
 
@@ -255,10 +255,3 @@ def _problem(report: StepReport, norm: float) -> tuple[str, str] | None:
     if not math.isfinite(norm):
         return "gradient_not_finite", f"the gradient's norm is {norm}"
     return None
-
-
-def _peak_memory_gb(device: torch.device) -> float:
-    """The most this process has held: of the GPU's memory, or of the machine's."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 1e9
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9

@@ -80,6 +80,28 @@ def newest_checkpoint(folder: Path, identity: Identity) -> tuple[int, Path] | No
     return None
 
 
+def mark_complete(place: Path, step: int, identity: Identity, ranks: Ranks) -> None:
+    """Say of a checkpoint that another library wrote in place, once every rank is done with it, that it is whole."""
+    ranks.barrier()
+    if ranks.main:
+        for file in place.rglob("*"):
+            if file.is_file():
+                _sync(file)
+        write_json(place / _META, {"step": step, **identity.record()})
+        _sync(place)
+    ranks.barrier()
+
+
+def marked_checkpoints(folder: Path, identity: Identity) -> list[tuple[int, Path]]:
+    """Those of this training that `mark_complete` marked, by steps done: (steps, place)."""
+    found = []
+    for place in folder.glob("checkpoint-*"):
+        meta = read_json(place / _META)
+        if meta is not None and identity.matches(meta):
+            found.append((int(meta["step"]), place))
+    return sorted(found)
+
+
 def write_json(path: Path, value: dict[str, Any]) -> None:
     """A small file, whole or not at all. Numbers that are not finite are null."""
     temporary = path.with_name(_TEMPORARY + path.name)

@@ -7,9 +7,11 @@ loss 0, never NaN. Zero vectors give log B.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
+from blake3 import blake3
 from torch import Tensor
 
 Direction = Literal["both", "q2t"]
@@ -28,6 +30,12 @@ def equal_entries(query_keys: Tensor, target_keys: Tensor) -> Tensor:
     same = query_keys.unsqueeze(1) == query_keys
     same |= target_keys.unsqueeze(1) == target_keys
     return same.fill_diagonal_(False)
+
+
+def content_keys(queries: Sequence[str], targets: Sequence[str]) -> Tensor:
+    """int64 [pairs, 2]: equal content gives equal numbers, on every process."""
+    numbers = [[_number(query), _number(target)] for query, target in zip(queries, targets, strict=True)]
+    return torch.tensor(numbers, dtype=torch.int64).view(-1, 2)  # also where there are none
 
 
 def contrastive(
@@ -169,3 +177,7 @@ def _released_divisors(sides: Tensor, microbatch: int) -> Tensor:
     groups = -(-sides.shape[1] // microbatch)
     sums = sides.new_zeros(2, groups).index_add_(1, group, sides)
     return sums[:, group] * groups
+
+
+def _number(key: str) -> int:
+    return int.from_bytes(blake3(key.encode()).digest()[:8], "big", signed=True)

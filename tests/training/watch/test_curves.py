@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from umer1_core.training.watch.curves import HEIGHT, WIDTH, curves_svg, smooth
+from umer1_core.training.watch.curves import WIDTH, curves_svg, smooth
 from umer1_core.training.watch.page import headline, training_page
+from umer1_core.training.watch.sheets import SFT
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -71,7 +72,7 @@ def test_everything_lies_inside_the_picture_whatever_the_number_of_steps(count):
     assert len(lines) == 9
     for path in lines:
         places = numbers(path.get("d"))
-        assert all(0 <= x <= WIDTH for x in places[::2]) and all(0 <= y <= HEIGHT for y in places[1::2])
+        assert all(0 <= x <= WIDTH for x in places[::2]) and all(0 <= y <= SFT.height for y in places[1::2])
 
 
 def test_the_size_of_the_picture_does_not_grow_with_the_steps():

@@ -14,8 +14,8 @@ from umer1_core.training.watch.log import (
     best_evaluation,
     read_lines,
     terms,
-    thousands,
 )
+from umer1_core.training.watch.sheet import thousands
 
 
 def record(step: int, loss: float = 1.0) -> dict:

@@ -7,11 +7,10 @@ true negatives on any number of processes. For 1,024 pairs of width 1,536 the le
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from blake3 import blake3
 from torch import Tensor
 
 from umer1_core.sft.parallel.face import Parallel
@@ -110,12 +109,6 @@ def contrast(
     return Terms(**terms, hit_disc=_hits(discs, equal), hit_gen=hit_gen), gradients
 
 
-def content_keys(queries: Sequence[str], targets: Sequence[str]) -> Tensor:
-    """int64 [pairs, 2]: equal content gives equal numbers, on every process."""
-    numbers = [[_number(query), _number(target)] for query, target in zip(queries, targets, strict=True)]
-    return torch.tensor(numbers, dtype=torch.int64).view(-1, 2)  # also where there are none
-
-
 def _terms(
     discs: Embedded,
     gens: Embedded | None,
@@ -169,7 +162,3 @@ def _pools(count: int, size: int, device: torch.device) -> list[Tensor]:
 def _hits(leaves: Embedded, equal: Tensor) -> float:
     parts = [slice(first, first + _ROWS) for first in range(0, len(equal), _ROWS)]
     return sum(int(in_batch_hits(leaves.query, leaves.target, equal, rows).sum()) for rows in parts) / len(equal)
-
-
-def _number(key: str) -> int:
-    return int.from_bytes(blake3(key.encode()).digest()[:8], "big", signed=True)

@@ -32,13 +32,12 @@ from umer1_core.sft.step.contrast import (
     Gradients,
     Negatives,
     Terms,
-    content_keys,
     contrast,
 )
 from umer1_core.sft.step.noise import misread, shared_words
 from umer1_core.sft.step.random_state import RandomState
 from umer1_core.training.data.cold_start import PairRows
-from umer1_core.training.losses import TokenReduction, token_weights
+from umer1_core.training.losses import TokenReduction, content_keys, token_weights
 from umer1_core.training.packs import Layout, plan_packs, processed_tokens
 
 

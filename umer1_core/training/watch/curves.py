@@ -16,22 +16,14 @@ from dataclasses import dataclass
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from umer1_core.training.watch.log import Record, best_evaluation
+from umer1_core.training.watch.log import best_evaluation
+from umer1_core.training.watch.sheet import Frame, Plan, Record, Series, Sheet
+from umer1_core.training.watch.sheets import SFT
 
-WIDTH, HEIGHT = 900, 484
+WIDTH = 900
 _LABEL_GAP = 14.0
 _POINTS, _VERTICES = 240, 120
 _LOG_FROM = 8.0  # the ratio of largest and smallest value from which an axis is logarithmic
-
-
-@dataclass(frozen=True, slots=True)
-class Frame:
-    """Where a panel's plot lies, in pixels of the picture."""
-
-    left: float
-    top: float
-    width: float
-    height: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,68 +54,15 @@ class Panel:
     best: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class _Series:
-    """name: the key in a step's record; evaluated: the key in an evaluation's record."""
-
-    name: str
-    label: str
-    tone: str
-    evaluated: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class _Plan:
-    """What a panel shows, values times `scale` in `unit`.
-
-    top: the least that its axis reaches to; fixed: it ends there, and is never logarithmic.
-    """
-
-    title: str
-    frame: Frame
-    series: tuple[_Series, ...]
-    note: str = ""
-    scale: float = 1.0
-    unit: str = ""
-    top: float = 0.0
-    fixed: bool = False
-    logarithmic: bool = False
-
-    def tick(self, value: float) -> str:
-        return f"{round(value * self.scale, 6):,g}{self.unit}"
-
-    def text(self, value: float) -> str:
-        """Three digits, two below one."""
-        scaled = value * self.scale
-        return f"{scaled:,.0f}{self.unit}" if scaled >= 100 else f"{scaled:.{2 + (scaled >= 1)}g}{self.unit}"
-
-
-_LOSSES = (
-    _Series("loss", "total", "total"),
-    _Series("disc", "disc", "disc"),
-    _Series("gen", "gen", "gen"),
-    _Series("token", "token", "token"),
-)
-_HITS = (_Series("hit_disc", "disc", "disc", "hit_disc"), _Series("hit_gen", "gen", "gen", "hit_gen"))
-_PLANS = (
-    _Plan("Loss", Frame(58, 62, 306, 190), _LOSSES, logarithmic=True),
-    _Plan(
-        "hit@1", Frame(504, 62, 306, 190), _HITS, "lines: the step's own pairs   ◆ held-out slice", top=1.0, fixed=True
-    ),
-    _Plan("Tokens per second", Frame(58, 336, 176, 108), (_Series("tokens_per_s", "", "one"),), scale=1e-3, unit="k"),
-    _Plan("Padding waste", Frame(352, 336, 176, 108), (_Series("waste", "", "one"),), scale=100, unit="%", top=0.02),
-    _Plan("Memory, peak", Frame(646, 336, 176, 108), (_Series("memory_gb", "", "one"),), unit=" GB"),
-)
-
-
-def curves_svg(steps: Sequence[Record], evaluations: Sequence[Record] = ()) -> str:
-    """The picture: losses, hit@1 of both modes, tokens per second, padding waste, memory."""
+def curves_svg(steps: Sequence[Record], evaluations: Sequence[Record] = (), sheet: Sheet = SFT) -> str:
+    """The picture: the panels of a stage's sheet."""
     environment = Environment(
         loader=PackageLoader("umer1_core.training.watch"), autoescape=True, undefined=StrictUndefined
     )
     environment.trim_blocks = environment.lstrip_blocks = True
-    panels = [_panel(plan, steps, evaluations) for plan in _PLANS]
-    return environment.get_template("curves.svg.jinja").render(width=WIDTH, height=HEIGHT, panels=panels)
+    panels = [_panel(plan, steps, evaluations) for plan in sheet.plans]
+    template = environment.get_template("curves.svg.jinja")
+    return template.render(width=WIDTH, height=sheet.height, tones=sheet.tones, panels=panels)
 
 
 def smooth(values: np.ndarray) -> np.ndarray:
@@ -161,15 +100,19 @@ class _Axes:
         return [(self.x(step), self.y(value)) for step, value in _thinned(values, at_most).tolist()]
 
 
-def _panel(plan: _Plan, steps: Sequence[Record], evaluations: Sequence[Record]) -> Panel:
-    found = {series: _values(steps, series.name) for series in plan.series}
+def _panel(plan: Plan, steps: Sequence[Record], evaluations: Sequence[Record]) -> Panel:
+    found = {
+        series: _values(steps, series.name) if series.name else _values(evaluations, series.evaluated)
+        for series in plan.series
+    }
     # Of several, one that is zero throughout is a term that this training does not have.
     found = {series: v for series, v in found.items() if v[:, 1].any() or (len(v) and len(plan.series) == 1)}
     if not found:
         return Panel(plan.title, plan.note, plan.frame, (), (), ())
     ends = {series: _ends(v[:, 1]) for series, v in found.items()}
     lines = {s: np.column_stack([v[:, 0], smooth(v[:, 1].clip(*ends[s]))]) for s, v in found.items()}
-    first, last = steps[0]["step"], max(r["step"] for r in [steps[-1], *evaluations[-1:]])
+    outer = [r["step"] for r in (*steps[:1], *steps[-1:], *evaluations[:1], *evaluations[-1:])]
+    first, last = min(outer), max(outer)
     axes = _Axes(plan.frame, min(first, last - 1), last, *_range(plan, list(ends.values())))
     heights = _apart([axes.y(float(line[-1, 1])) for line in lines.values()], plan.frame)
     best = best_evaluation(evaluations) if any(series.evaluated for series in found) else None
@@ -188,7 +131,7 @@ def _panel(plan: _Plan, steps: Sequence[Record], evaluations: Sequence[Record]) 
 
 
 def _curve(
-    plan: _Plan, axes: _Axes, series: _Series, values: np.ndarray, line: np.ndarray, marks: np.ndarray, height: float
+    plan: Plan, axes: _Axes, series: Series, values: np.ndarray, line: np.ndarray, marks: np.ndarray, height: float
 ) -> Curve:
     seen = values[(values[:, 1] >= axes.low) & (values[:, 1] <= axes.high)]
     return Curve(
@@ -212,14 +155,14 @@ def _ends(values: np.ndarray) -> tuple[float, float]:
     return float(np.quantile(values, 0.01, method="lower")), float(np.quantile(values, 0.99, method="higher"))
 
 
-def _range(plan: _Plan, ends: Sequence[tuple[float, float]]) -> tuple[float, float, bool]:
+def _range(plan: Plan, ends: Sequence[tuple[float, float]]) -> tuple[float, float, bool]:
     """The ends of the vertical axis, and whether it is logarithmic."""
     low, high = min(low for low, _ in ends), max(high for _, high in ends)
     if plan.fixed:
         return 0.0, plan.top, False
     if plan.logarithmic and low > 0 and high / low > _LOG_FROM:
         return low / 1.1, high * 1.1, True
-    return 0.0, max(high * 1.1, plan.top) or 1.0, False
+    return min(low * 1.1, 0.0), max(high * 1.1, plan.top) or 1.0, False
 
 
 def _thinned(values: np.ndarray, count: int) -> np.ndarray:

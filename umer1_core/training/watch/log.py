@@ -13,46 +13,25 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import IO, Any
 
 import orjson
 from torch.utils.tensorboard import SummaryWriter
 
+from umer1_core.training.watch.sheet import Record, Sheet
+from umer1_core.training.watch.sheets import SFT
+
 STEPS, EVALUATIONS, REJECTIONS = "losses.jsonl", "evaluations.jsonl", "rejections.jsonl"
 TENSORBOARD = "tensorboard"
 
-# A step's record as TensorBoard groups it.
-_SCALARS = {
-    "loss": "loss/total",
-    "disc": "loss/disc",
-    "gen": "loss/gen",
-    "token": "loss/token",
-    "cross": "loss/cross",
-    "hit_disc": "hit@1/disc",
-    "hit_gen": "hit@1/gen",
-    "tokens_per_s": "speed/tokens_per_s",
-    "seconds": "speed/seconds_per_step",
-    "waste": "speed/padding_waste",
-    "memory_gb": "speed/memory_gb",
-    "packs": "speed/packs",
-    "grad_norm": "optimizer/grad_norm",
-    "rate": "optimizer/rate",
-    "temperature": "optimizer/temperature",
-    "skipped": "optimizer/skipped",
-    "pairs": "batch/pairs",
-    "epoch": "batch/epoch",
-}
-
-Record = Mapping[str, Any]
-
 
 class RunLog:
-    """The log of one training in `folder`, opened after `done` steps."""
+    """The log of one training in `folder`, opened after `done` steps; sheet: of its stage."""
 
-    def __init__(self, folder: Path, done: int = 0, writes: bool = True) -> None:
-        self._folder, self._writes = folder, writes
+    def __init__(self, folder: Path, done: int = 0, writes: bool = True, sheet: Sheet = SFT) -> None:
+        self._folder, self._writes, self._sheet = folder, writes, sheet
         self._files: dict[str, IO[bytes]] = {}
         self._board: SummaryWriter | None = None
         self._rejected: set[str] = set()
@@ -71,7 +50,7 @@ class RunLog:
     def step(self, record: Record) -> None:
         """A step that was done; `step` counts from one."""
         self._write(STEPS, record)
-        self._draw({tag: record[name] for name, tag in _SCALARS.items() if name in record}, record["step"])
+        self._draw({tag: record[name] for name, tag in self._sheet.scalars.items() if name in record}, record["step"])
 
     def evaluation(self, record: Record) -> None:
         """Scores on the held-out slice after `step` steps."""
@@ -139,31 +118,6 @@ def best_evaluation(evaluations: Iterable[Record]) -> Record | None:
     return max((e for e in evaluations if e.get("hit") is not None), key=lambda e: e["hit"], default=None)
 
 
-def terms(record: Record) -> str:
-    """A step in a line: `loss 1.23  disc .40  gen .30  token .53  hit@1 .91/.88  12.3k tok/s  waste 1%`.
-
-    hit@1 of the step's own pairs, discriminative before generative. Terms that a record does not have are left out.
-    """
-    if record.get("skipped"):
-        return "step skipped"
-    parts = [f"{name} {_short(record[name])}" for name in ("loss", "disc", "gen", "token") if name in record]
-    hits = [_short(record[name]) for name in ("hit_disc", "hit_gen") if name in record]
-    parts += [f"hit@1 {'/'.join(hits)}"] if hits else []
-    parts += [f"{thousands(record['tokens_per_s'])} tok/s"] if record.get("tokens_per_s") else []
-    parts += [f"waste {record['waste']:.0%}"] if record.get("waste") is not None else []
-    return "  ".join(parts)
-
-
-def thousands(value: float) -> str:
-    """`830`, `12.3k`, `1.2M`."""
-    for size, unit in ((1e6, "M"), (1e3, "k")):
-        if abs(value) >= size:
-            return f"{value / size:.{0 if abs(value) >= 100 * size else 1}f}{unit}"
-    return f"{value:.0f}"
-
-
-def _short(value: float | None) -> str:
-    """Three digits; no zero before the point."""
-    if value is None or not math.isfinite(value):
-        return "–"
-    return f"{value:.2f}".removeprefix("0") if abs(value) < 1 else f"{value:.3g}"
+def terms(record: Record, sheet: Sheet = SFT) -> str:
+    """A step in a line, as its stage's sheet says. Terms that a record does not have are left out."""
+    return "step skipped" if record.get("skipped") else sheet.line(record)

@@ -1,0 +1,1 @@
+"""Where rollouts come from: transformers in this process, or vLLM with the policy's weights."""

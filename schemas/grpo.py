@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from schemas.grpo_guards import GrpoGuards
+from schemas.presets import with_preset
 from schemas.sources import Section
 
 # What each preset says where a recipe is silent (`released`: what the authors' code does instead of the paper's words).
@@ -45,7 +46,12 @@ class Grpo(Section):
     steps: int = Field(
         default=348, ge=1, description="Optimizer steps; a block a step, 348 are an epoch of 11,136 pairs"
     )
-    block_pairs: int = Field(default=32, ge=1, description="Pairs of one source: each other's negatives")
+    block_pairs: int = Field(
+        default=32, ge=1, description="Pairs that are each other's negatives, of one source where it has so many"
+    )
+    source_weights: dict[str, float] = Field(
+        default={}, description="How often an epoch visits a source's pairs; 1 where it is not named, 0: not at all"
+    )
     group: int = Field(default=8, ge=2, description="Rollouts of a side, G")
     train_sides: Literal["both", "query"] = Field(default="both", description="both: as released, losses averaged")
     temperature: float = Field(default=1.0, gt=0)
@@ -56,6 +62,7 @@ class Grpo(Section):
     )
     server: str = Field(default="", description="Base URL of the vLLM server, as http://host:8000")
     server_weights: str = Field(default="", description="The folder that the server serves; weights are written there")
+    vllm_memory: float = Field(default=0.3, gt=0, lt=1, description="colocated: the GPU's share for weights and cache")
     on_bad_row: Literal["skip", "stop"] = Field(default="skip", description="A pair that cannot be used is recorded")
     # -- objective
     reward: Reward = Reward()
@@ -82,7 +89,9 @@ class Grpo(Section):
     warmup_steps: int = Field(default=0, ge=0)
     weight_decay: float = Field(default=0.0, ge=0)
     max_norm: float = Field(default=1.0, gt=0, description="The gradient is clipped to this norm")
-    micro_pairs: int = Field(default=4, ge=1, description="Pairs whose two groups share a forward and a backward pass")
+    micro_pairs: int = Field(
+        default=4, ge=1, description="Pairs whose groups share a forward and a backward pass; lowered to a divisor"
+    )
     guards: GrpoGuards = GrpoGuards()
     # -- looking on
     evaluate_every: int = Field(
@@ -95,10 +104,7 @@ class Grpo(Section):
     @model_validator(mode="before")
     @classmethod
     def _fill_from_preset(cls, given: Any) -> Any:
-        # Filled in here and not where they are used: the manifest shows what was trained with.
-        if not isinstance(given, dict) or given.get("preset", "default") not in GRPO_PRESETS:
-            return given
-        return GRPO_PRESETS[given.get("preset", "default")] | given
+        return with_preset(given, GRPO_PRESETS)
 
     @model_validator(mode="after")
     def _fits_together(self) -> Grpo:

@@ -232,6 +232,12 @@ class Recipe(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _reasoning_to_reinforce(self) -> Recipe:
+        if self.grpo.enabled and self.training.objective == "dume":
+            raise ValueError("grpo rewards what a student writes, and one of training.objective dume writes nothing")
+        return self
+
     @field_validator("output")
     @classmethod
     def _plain_output(cls, value: str) -> str:

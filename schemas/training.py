@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from schemas.presets import with_preset
 from schemas.sources import Section
 
 # What each preset says where a recipe is silent (UME-R1 section 3.3; `released`: what the authors' code does instead).
@@ -41,6 +42,9 @@ class Training(Section):
     block_pairs: int = Field(default=512, ge=1, description="Of these, so many in a row come from one source")
     source_weights: dict[str, float] = Field(
         default={}, description="How often an epoch visits a source's rows; 1 where it is not named"
+    )
+    rl_apart: bool = Field(
+        default=False, description="Leave the RL set's pairs to stage 2: a reward tells more of pairs that are new"
     )
     hard_negatives: int = Field(default=0, ge=0, description="Of a pair's own `negatives`, how many enter the loss")
     max_tokens: int = Field(default=12_288, ge=64, description="Longest sequence; longer ones are rejected by name")
@@ -97,10 +101,7 @@ class Training(Section):
     @model_validator(mode="before")
     @classmethod
     def _fill_from_preset(cls, given: Any) -> Any:
-        # Filled in here and not where they are used: the manifest shows what was trained with.
-        if not isinstance(given, dict) or given.get("preset", "default") not in TRAINING_PRESETS:
-            return given
-        return TRAINING_PRESETS[given.get("preset", "default")] | given
+        return with_preset(given, TRAINING_PRESETS)
 
     @model_validator(mode="after")
     def _fits_together(self) -> Training:

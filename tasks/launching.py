@@ -16,14 +16,16 @@ from umer1_core.errors import Fatal
 
 _POLL_SECONDS, _STOP_SECONDS = 0.5, 45.0
 _TAIL = 30
+_ERROR = "Error: "  # how a command begins that fails for a reason a person can mend
 _SECRETS = ("KEY", "TOKEN", "SECRET", "PASSWORD")
 
 
 def run_launched(command: Sequence[str], log: Path, say: Callable[..., None]) -> None:
     """Run a launcher to its end and pass its lines on; all that it prints is kept in `log`.
 
-    Raises Fatal with the last lines when it fails. However this is left, no process that it started stays; to those
-    the environment names this process, for them to end when it is killed.
+    Raises Fatal when it fails, with what a command of ours said of it, otherwise with the last lines. However this is
+    left, no process that it started stays; to those the environment names this process, for them to end when it is
+    killed.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     tail: deque[str] = deque(maxlen=_TAIL)
@@ -47,15 +49,20 @@ def run_launched(command: Sequence[str], log: Path, say: Callable[..., None]) ->
             _end({process} | started | _children(process))
             lines.pass_on(say, tail)
     if process.returncode:
-        said = "\n".join(tail)
+        said = lines.error or "\n".join(tail)
         raise Fatal(f"The launched training ended with {process.returncode}:\n{said}", f"The whole log: {log}")
 
 
 class _Lines:
-    """What is appended to a log: whole lines without what is secret, of a progress bar its last state."""
+    """What is appended to a log: whole lines without what is secret, of a progress bar its last state.
+
+    error: the first sentence of a command of ours that failed, with the line after it, which says what to do. A
+    launcher's own account of the failure follows, of every process.
+    """
 
     def __init__(self, written: IO[bytes]) -> None:
         self.written, self.rest = written, b""
+        self.error = ""
         self.hidden = [value for name, value in os.environ.items() if name.endswith(_SECRETS) and len(value) > 7]
 
     def pass_on(self, say: Callable[..., None], tail: deque[str]) -> None:
@@ -65,6 +72,8 @@ class _Lines:
             for value in self.hidden:
                 text = text.replace(value, "***")
             if text:
+                if not self.error and tail and tail[-1].startswith(_ERROR):
+                    self.error = f"{tail[-1].removeprefix(_ERROR)}\n{text}"
                 say("%s", text)
                 tail.append(text)
 

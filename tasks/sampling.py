@@ -19,7 +19,7 @@ from umer1_core.store import Store, content_hash, fingerprint
 @task(name="find sources", **TASK_OPTIONS)
 def find_sources(recipe: Recipe, root: str) -> list[SourceSpec]:
     specs = list_sources(recipe.sources)
-    enter_stage(Store(root), "sampling", sources=len(specs), training=recipe.training.enabled)
+    enter_stage(Store(root), "sampling", sources=len(specs), training=recipe.training.enabled, grpo=recipe.grpo.enabled)
     return specs
 
 

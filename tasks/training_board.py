@@ -17,24 +17,25 @@ from umer1_core.store import Store
 from umer1_core.training.watch.curves import curves_svg
 from umer1_core.training.watch.log import EVALUATIONS, STEPS, read_lines
 from umer1_core.training.watch.page import headline, training_page
+from umer1_core.training.watch.sheet import Sheet
 
 _CURVES_SECONDS = 15.0
-_CURVES = "training.svg"
 
 
 @contextmanager
-def training_board(store: Store, folder: Path, total: int) -> Iterator[None]:
-    """Keeps the artifacts `sft-progress` and `training-curves` current from the log in `folder` while the block runs.
+def training_board(store: Store, folder: Path, total: int, sheet: Sheet, name: str) -> Iterator[None]:
+    """Keeps the artifacts `<name>-progress` and `<name>-curves` current from the log in `folder` while the block runs.
 
     Whoever trains, this process or others, writes that log. The artifacts stay at their last state.
     """
-    with kept_current(_Board(store, folder, total).update):
+    with kept_current(_Board(store, folder, total, sheet, name).update):
         yield
 
 
 class _Board:
-    def __init__(self, store: Store, folder: Path, total: int) -> None:
-        self.store, self.folder, self.total = store, folder, total
+    def __init__(self, store: Store, folder: Path, total: int, sheet: Sheet, name: str) -> None:
+        self.store, self.folder, self.total, self.sheet = store, folder, total, sheet
+        self.name, self.file = name, f"{name}-curves.svg"
         self.progress: UUID | None = None
         self.curves: UUID | None = None
         self.drawn = 0.0
@@ -42,10 +43,10 @@ class _Board:
     def update(self, last: bool) -> None:
         steps = read_lines(self.folder / STEPS)
         percent = 100.0 * steps[-1]["step"] / self.total if steps else 0.0
-        said = headline(steps, self.total)
+        said = headline(steps, self.total, self.sheet)
         if self.progress is None:
             # Called without an event loop these return the ids themselves, not coroutines.
-            self.progress = cast(UUID, create_progress_artifact(percent, key="sft-progress", description=said))
+            self.progress = cast(UUID, create_progress_artifact(percent, key=f"{self.name}-progress", description=said))
         else:
             update_progress_artifact(self.progress, percent, description=said)
         if steps and (last or time.monotonic() - self.drawn > _CURVES_SECONDS):
@@ -54,13 +55,13 @@ class _Board:
 
     def _draw(self, steps: list[dict], said: str) -> None:
         evaluations = read_lines(self.folder / EVALUATIONS)
-        picture = curves_svg(steps, evaluations)
-        link = report_link(self.store, _CURVES)
+        picture = curves_svg(steps, evaluations, self.sheet)
+        link = report_link(self.store, self.file)
         if link:
-            self.store.write_bytes(f"report/{_CURVES}", picture.encode())
-        page = training_page(steps, evaluations, self.total, picture, link)
+            self.store.write_bytes(f"report/{self.file}", picture.encode())
+        page = training_page(steps, evaluations, self.total, picture, link, self.sheet)
         if self.curves is None:
-            made = create_markdown_artifact(key="training-curves", description=said, markdown=page)
+            made = create_markdown_artifact(key=f"{self.name}-curves", description=said, markdown=page)
             self.curves = cast(UUID, made)
             return
         with get_client(sync_client=True) as client:

@@ -19,7 +19,7 @@ from umer1_core.status import enter_stage
 from umer1_core.store import Store
 from umer1_core.validation.summary import headline, to_markdown
 from umer1_core.validation.validate import parent_of, validate
-from umer1_core.versions import is_held
+from umer1_core.versions import is_held, recipe_of
 
 TRAIN = "train/default"
 _START_GRACE = timedelta(seconds=60)  # a run is Running before it holds the lock
@@ -85,5 +85,7 @@ def _died(run: FlowRun, root: str) -> bool:
         age = datetime.now(UTC) - state.timestamp
         return age > _START_GRACE and not is_held(root, "train")
     if state.is_completed():
-        return not Store(root).exists("sft/finished.json")  # trained elsewhere, or its files were deleted
+        store = Store(root)
+        stages = ["sft", *(["grpo"] if recipe_of(store).grpo.enabled else [])]
+        return not all(store.exists(f"{stage}/finished.json") for stage in stages)  # trained elsewhere, or deleted
     return state.is_final()

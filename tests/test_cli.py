@@ -1,6 +1,8 @@
 """Every verb explains itself with an example, and a user's mistake is answered with a sentence."""
 
 import json
+import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -32,6 +34,7 @@ def test_help_of_every_verb_has_an_example(verb):
         (["redrive", "nowhere", "--list"], "There is no data set at"),
         (["train", "nowhere"], "holds no finished data set"),
         (["evaluate", "nowhere"], "holds no finished data set"),
+        (["grpo", "nowhere"], "holds no finished data set"),
         (["report", "nowhere"], "holds no finished data set"),
         (["rollouts", "nowhere"], "There are no rollouts in"),
     ],
@@ -91,3 +94,24 @@ def test_a_pilot_of_an_endpoint_with_a_key_in_its_address_is_refused_without_rep
     file.write_text(yaml.safe_dump(SMALL | {"output": str(tmp_path / "out")}))
     result = runner.invoke(app, ["pilot", str(file), "--endpoint", "http://me:hidden@host/v1"])
     assert result.exit_code == 1 and "endpoints" in result.output and "hidden" not in result.output
+
+
+def test_grpo_wants_a_validated_data_set_and_a_trained_student_and_says_how_to_get_them(tmp_path):
+    version = finished_version(tmp_path, [""])
+    manifest = version.store.read_json("manifest.json") | {"data_hash": "h"}
+    version.store.write_json("manifest.json", manifest)
+    refused = runner.invoke(app, ["grpo", version.root])
+    assert refused.exit_code == 1 and "has not been validated" in " ".join(refused.output.split())
+    version.store.write_json("_VALIDATED.json", {"data_hash": "h"})
+    refused = runner.invoke(app, ["grpo", version.root])
+    assert refused.exit_code == 1 and "Train one first: umer1 train" in " ".join(refused.output.split())
+
+
+def test_the_launch_script_starts_the_stage_that_is_named(tmp_path):
+    (tmp_path / "umer1").write_text('#!/bin/sh\necho umer1 "$@"\n')
+    (tmp_path / "umer1").chmod(0o755)
+    environment = {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
+    script = Path(__file__).parents[1] / "deploy" / "train.sh"
+    for stage, verb in (({}, "train"), ({"STAGE": "grpo"}, "grpo")):
+        done = subprocess.run([script, "DATA"], env=environment | stage, capture_output=True, text=True, check=True)
+        assert done.stdout == f"umer1 {verb} DATA\n"

@@ -12,6 +12,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from umer1_core.grpo.place import REPORT, grpo_folder, read_finished
+from umer1_core.scores import ROWS, SCORES, columns
 from umer1_core.status import LiveStatus, RunStatus, StageStatus, read_status
 from umer1_core.store import Store
 
@@ -143,12 +145,17 @@ def print_summary(store: Store, console: Console) -> None:
         return
     console.print()
     console.print(_counts(manifest))
-    scores = store.read_json("scores.json")
+    scores = store.read_json(SCORES)
     if scores:
         console.print(scores_table(scores, manifest))
+    finished = read_finished(grpo_folder(store))
+    if finished is not None and finished.warning:
+        console.print(finished.warning, style="yellow", markup=False, highlight=False, soft_wrap=True)
     console.print(f"Data set  {store.root}  (hash {manifest['data_hash']})", highlight=False, soft_wrap=True)
     if store.local:
         console.print(f"Report    {Path(store.path) / 'report' / 'index.html'}", highlight=False, soft_wrap=True)
+    if finished is not None and finished.changed:
+        console.print(f"GRPO      {grpo_folder(store) / REPORT}", highlight=False, soft_wrap=True)
 
 
 def _counts(manifest: dict[str, Any]) -> Table:
@@ -185,16 +192,17 @@ def token_line(ledger: dict[str, Any]) -> str:
 
 
 def scores_table(scores: dict[str, Any], manifest: dict[str, Any]) -> Table:
-    """hit@1 of both embeddings and their oracle, against chance and the untrained student.
+    """hit@1 of both embeddings and their oracle, against chance, the untrained student and, after GRPO, that of SFT.
 
     Per source: candidates are the source's targets, and sources are averaged; pooled: all targets of all sources.
     """
     label = " (the miniature's world)" if manifest["recipe"].get("miniature") else ""
     queries, candidates = scores["overall"]["queries"], scores["pooled"]["candidates"]
     title = f"Scores{label}: {queries:,} held-out queries; pooled: {candidates:,} candidates of all sources"
-    table = Table("hit@1", "trained", "untrained", "trained, pooled", title=title, title_justify="left")
-    for name in ("generative", "discriminative", "oracle", "chance"):
-        table.add_row(name, *(f"{scores[part][name]:.3f}" for part in ("overall", "untrained", "pooled")))
+    shown = columns(scores)
+    table = Table("hit@1", *(column.name for column in shown), title=title, title_justify="left")
+    for name in ROWS:
+        table.add_row(name, *(f"{column.hits[name]:.3f}" for column in shown))
     if "dume" in scores:
-        table.add_row("DUME, discriminative", f"{scores['dume']['discriminative']:.3f}", "", "")
+        table.add_row("DUME, discriminative", f"{scores['dume']['discriminative']:.3f}")
     return table

@@ -14,8 +14,12 @@ class Umer1Error(Exception):
         self.remedy = remedy
 
     def __str__(self) -> str:
-        between = "\n" if "\n" in self.message else " "
-        return f"{self.message}{between}{self.remedy}".strip()
+        """Both as sentences, in two lines where the message has several of its own."""
+        if not (self.message and self.remedy):
+            return self.message or self.remedy
+        ended = self.message.endswith((".", "!", "?", ":"))
+        between = "\n" if "\n" in self.message else " " if ended else ". "
+        return f"{self.message}{between}{self.remedy}"
 
     def __reduce__(self) -> tuple[type[Umer1Error], tuple[str, str]]:
         # Prefect pickles the exceptions of tasks; the default loses every argument but the first.

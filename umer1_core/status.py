@@ -16,17 +16,18 @@ from umer1_core.versions import is_held, local_folder
 
 @dataclass(frozen=True, slots=True)
 class StageStatus:
-    """`done` of `total` in `unit`; total 0 means it is not known yet."""
+    """`done` of `total` in `unit`; total 0 means it is not known yet. ended: before its total, and for good."""
 
     stage: str
     done: int
     total: int
     unit: str
     note: str = ""
+    ended: bool = False
 
     @property
     def finished(self) -> bool:
-        return self.total > 0 and self.done >= self.total
+        return self.ended or (self.total > 0 and self.done >= self.total)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +83,7 @@ def read_status(store: Store) -> RunStatus:
         _filtering(store, shards),
         _publishing(store),
         _validation(store),
-        *_training(store, bool(state.get("training", True))),
+        *_training(store, state),
     )
     at_work = is_held(store.root, "build") or is_held(store.root, "train")
     return RunStatus(store.root, stages, shards, at_work, str(state.get("stage", "")), _live(store, shards))
@@ -161,12 +162,21 @@ def _validation(store: Store) -> StageStatus:
     return StageStatus("validation", int(marker is not None), 1, "data set")
 
 
-def _training(store: Store, wanted: bool) -> tuple[StageStatus, ...]:
-    """Nothing where the recipe asks for no training and none was done by hand."""
-    if not wanted and not store.exists("sft/progress.json"):
+def _training(store: Store, state: dict[str, Any]) -> tuple[StageStatus, ...]:
+    """Nothing where the recipe asks for no training and none was done by hand; GRPO likewise."""
+    if not state.get("training", True) and not store.exists("sft/progress.json"):
         return ()
-    progress = store.read_json("sft/progress.json") if store.local else None
-    step, total = (progress or {}).get("step", 0), (progress or {}).get("steps", 0)
-    loss = f"loss {progress['loss']:.3f}" if progress and progress.get("loss") is not None else ""
-    scored = store.exists("scores.json")
-    return StageStatus("sft", step, total, "steps", loss), StageStatus("evaluation", int(scored), 1, "scores")
+    scored = StageStatus("evaluation", int(store.exists("scores.json")), 1, "scores")
+    if not state.get("grpo", False) and not store.exists("grpo/progress.json"):
+        return _steps(store, "sft", "loss"), scored
+    return _steps(store, "sft", "loss"), _steps(store, "grpo", "reward"), scored
+
+
+def _steps(store: Store, stage: str, measure: str) -> StageStatus:
+    """A stage of training, with the last step's measure; a guard may have ended it early."""
+    progress = (store.read_json(f"{stage}/progress.json") if store.local else None) or {}
+    finished = (store.read_json(f"{stage}/finished.json") if store.local else None) or {}
+    stopped = finished.get("report", {}).get("stopped", "")
+    value = progress.get(measure)
+    note = f"stopped by a guard. {stopped}" if stopped else "" if value is None else f"{measure} {value:.3f}"
+    return StageStatus(stage, progress.get("step", 0), progress.get("steps", 0), "steps", note, bool(stopped))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
@@ -19,6 +20,7 @@ from transformers import (
     Qwen3VLVideoProcessor,
 )
 
+from tests.backbone.mrope import original_positions
 from tests.student import QUERY, clip, picture, small_student
 from umer1_core.backbone.collate import Encoder, Layout, Row, collate
 from umer1_core.backbone.family import family_of
@@ -70,6 +72,22 @@ def mixed_rows(backbone: Backbone, folder: Path) -> list[Row]:
     prompts = [text if text == PROMPT else training_prompt(text) for text in texts]
     encoder = Encoder(backbone, 1024)
     return [encoder.encode(text, items, RESPONSE) for text, items in zip(prompts, media, strict=True)]
+
+
+def library_states(backbone: Backbone, row: Row) -> Tensor:
+    """[length, width] of the library's own forward pass: pixels, token types, grids and positions go in; the tower,
+    masks and attention are its own."""
+    positions = original_positions(backbone, [*row.prompt, *row.response], row.pixels)
+    batch = collate([replace(row, positions=positions)], backbone.ids, backbone.device)
+    seen: dict[str, Any] = {"position_ids": batch.positions}
+    for kind, values, grid in (
+        ("image", "pixel_values", "image_grid_thw"),
+        ("video", "pixel_values_videos", "video_grid_thw"),
+    ):
+        patches = [p.patches for p in row.pixels if p.kind == kind]
+        if patches:
+            seen |= {values: torch.cat(patches), grid: batch.grids(kind)}
+    return backbone.model.model(input_ids=batch.ids, mm_token_type_ids=batch.media_types, **seen).last_hidden_state[0]
 
 
 def embeddings(backbone: Backbone, rows: list[Row], layout: Layout, **options: Any) -> Tensor:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 from trl.trainer.utils import add_fused_lm_head
 
-from tests.backbone.families import fresh, furthest
-from umer1_core.backbone.collate import Batch, Row, collate
+from tests.backbone.families import fresh, furthest, library_states
+from umer1_core.backbone.collate import Row
 from umer1_core.backbone.model import Backbone
 from umer1_core.backbone.positions import read_embeddings
 from umer1_core.backbone.shared_prefix import Group, SharedBatch, model_inputs
@@ -82,37 +82,12 @@ def alone(kind: str, groups: list[Group]) -> Made:
     log_probs, embeddings = [], []
     for group in groups:
         for written in group.completions:
-            states, ids = library_states(backbone, group.prompt, written), torch.tensor(written)
+            states, ids = library_states(backbone, replace(group.prompt, response=written)), torch.tensor(written)
             logits = backbone.model.lm_head(states[len(group.prompt) - 1 : -1])
             log_probs.append(logits.log_softmax(-1).gather(1, ids.unsqueeze(1))[:, 0])
             last = int((ids == backbone.ids.gen).nonzero()[-1, 0])
             embeddings.append(normalize(states[len(group.prompt) + last], dim=0))
     return made(backbone, torch.cat(log_probs), torch.stack(embeddings))
-
-
-def sequence(backbone: Backbone, prompt: Row, written: tuple[int, ...]) -> Batch:
-    """Positions are left to the library."""
-    empty = torch.zeros(3, len(prompt) + len(written), dtype=torch.long)
-    return collate([Row(prompt.prompt, written, prompt.pixels, empty)], backbone.ids, backbone.device)
-
-
-def positions_alone(backbone: Backbone, prompt: Row, written: tuple[int, ...]) -> Tensor:
-    batch = sequence(backbone, prompt, written)
-    grids = {"image_grid_thw": batch.grids("image"), "video_grid_thw": batch.grids("video")}
-    return backbone.model.model.get_rope_index(batch.ids, mm_token_type_ids=batch.media_types, **grids)[0][:, 0]
-
-
-def library_states(backbone: Backbone, prompt: Row, written: tuple[int, ...]) -> Tensor:
-    batch = sequence(backbone, prompt, written)
-    seen = {}
-    for kind, values, grid in (
-        ("image", "pixel_values", "image_grid_thw"),
-        ("video", "pixel_values_videos", "video_grid_thw"),
-    ):
-        patches = [p.patches for p in prompt.pixels if p.kind == kind]
-        if patches:
-            seen |= {values: torch.cat(patches), grid: batch.grids(kind)}
-    return backbone.model.model(input_ids=batch.ids, mm_token_type_ids=batch.media_types, **seen).last_hidden_state[0]
 
 
 def apart(one: Made, other: Made) -> float:

@@ -14,6 +14,7 @@ from tests.backbone.families import (
     fresh,
     furthest,
     gradients,
+    library_states,
     mixed_rows,
     separate,
 )
@@ -36,21 +37,6 @@ def backbone(request):
 @pytest.fixture(scope="module")
 def rows(backbone, tmp_path_factory):
     return mixed_rows(backbone, tmp_path_factory.mktemp("media"))
-
-
-def library_states(backbone, row):
-    """The library's own forward pass: pixels, token types and grids in; positions, masks and attention are its own."""
-    batch = collate([row], backbone.ids, backbone.device)
-    seen = {}
-    for kind, values, grid in (
-        ("image", "pixel_values", "image_grid_thw"),
-        ("video", "pixel_values_videos", "video_grid_thw"),
-    ):
-        patches = [p.patches for p in row.pixels if p.kind == kind]
-        if patches:
-            seen |= {values: torch.cat(patches), grid: batch.grids(kind)}
-    model = backbone.model.model
-    return model(input_ids=batch.ids, mm_token_type_ids=batch.media_types, **seen).last_hidden_state[0]
 
 
 def test_every_kind_of_row_in_one_packed_line_has_the_states_of_the_librarys_own_pass(backbone, rows):

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch.nn.functional import scaled_dot_product_attention
 
 from tests.backbone.families import embeddings, fresh, furthest, gradients, mixed_rows, separate
+from tests.backbone.mrope import original_positions
 from umer1_core.backbone import attention
 from umer1_core.backbone.attention import segment_attention, segment_mask
 from umer1_core.backbone.collate import IGNORED, Row, collate
@@ -187,18 +188,11 @@ def test_no_mask_of_a_packed_line_is_built(backbone, rows, monkeypatch):
 # -- batches ---------------------------------------------------------------------------------------------------------
 
 
-def test_positions_of_each_segment_are_those_of_get_rope_index_on_it_alone(backbone, rows):
+def test_positions_of_each_segment_are_those_of_its_sequence_alone(backbone, rows):
     batch = collate(rows, backbone.ids, backbone.device, "packed")
-    edges = batch.bounds.tolist()
-    for row, (start, end) in zip(rows, pairwise(edges), strict=True):
-        single = collate([row], backbone.ids, backbone.device)
-        own, _ = backbone.model.model.get_rope_index(
-            single.ids,
-            mm_token_type_ids=single.media_types,
-            image_grid_thw=single.grids("image"),
-            video_grid_thw=single.grids("video"),
-        )
-        assert torch.equal(batch.positions[:, 0, start:end], own[:, 0])
+    for row, (start, end) in zip(rows, pairwise(batch.bounds.tolist()), strict=True):
+        own = original_positions(backbone, [*row.prompt, *row.response], row.pixels)
+        assert torch.equal(batch.positions[:, 0, start:end], own)
 
 
 @pytest.mark.parametrize("layout", ["packed", "left", "right"])

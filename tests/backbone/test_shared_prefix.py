@@ -1,6 +1,7 @@
 """Rollouts that share their prompt in one line: exactly the rollouts alone, through the library's own pass.
 
-The reference sees one sequence at a time, with the library's positions, masks and sdpa, and a plain log-softmax.
+The reference sees one sequence at a time, with positions token by token, the library's masks and sdpa, and a plain
+log-softmax.
 """
 
 from dataclasses import replace
@@ -9,7 +10,8 @@ import pytest
 import torch
 
 from tests.backbone.families import KINDS, PROMPT, fresh, mixed_rows
-from tests.backbone.rollouts import alone, apart, groups_of, made, positions_alone, run, scored
+from tests.backbone.mrope import original_positions
+from tests.backbone.rollouts import alone, apart, groups_of, made, run, scored
 from tests.student import clip
 from umer1_core.backbone import attention
 from umer1_core.backbone.attention import segment_mask
@@ -218,13 +220,13 @@ def test_spans_and_labels_are_those_of_the_rollouts(backbone, groups, share):
     assert batch.processed == sum(group.tokens(share) for group in groups)
 
 
-def test_positions_of_a_rollout_are_those_of_get_rope_index_on_it_alone(family, family_groups):
+def test_positions_of_a_rollout_are_those_of_its_sequence_alone(family, family_groups):
     batch = collate_groups(family_groups, family.ids, family.device)
     spans = iter(batch.written.tolist())
     for group, user in zip(family_groups, batch.user.tolist(), strict=True):
         for written in group.completions:
             start, end = next(spans)
-            own = positions_alone(family, group.prompt, written)
+            own = original_positions(family, [*group.prompt.prompt, *written], group.prompt.pixels)
             line = torch.cat([batch.positions[1:, 0, slice(*user)], batch.positions[1:, 0, start - 1 : end]], dim=1)
             assert torch.equal(line, own)
 

@@ -7,7 +7,7 @@ from rich.console import Console
 
 from tests.bench.line import Line
 
-GROUPS = ("annotation", "data", "sft", "quickstart")
+GROUPS = ("annotation", "data", "sft", "grpo", "quickstart")
 
 
 def main() -> int:

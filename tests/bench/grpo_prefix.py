@@ -2,7 +2,8 @@
 
 Miniature: prompts are those of the rl table, both sides; completions are responses of the cold_start table, so their
 lengths are the ones that are learned: 35 tokens of prompt, 32 of response. Sharing all that can be shared would leave
-.54 of the tokens. Long: the same student on 660 tokens of prompt and 300 of response, where it would leave .40.
+.54 of the tokens; the plain way in TRL also pads, to the longest prompt and the longest completion of a block.
+Long: the same student on 660 tokens of prompt and 300 of response, where sharing would leave .40.
 Both ways run the same attention and head; the vision tower is trained, as in RL.
 Memory: growth at the peak in one pass over a long group, each way in a fresh process.
 """
@@ -10,8 +11,6 @@ Memory: growth at the peak in one pass over a long group, each way in a fresh pr
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -24,6 +23,7 @@ from transformers.utils.logging import disable_progress_bar
 from trl.trainer.utils import add_fused_lm_head
 
 from tests.bench.line import Line, median_cpu_seconds
+from tests.bench.memory import in_fresh_process, peak_growth
 from tests.bench.miniature import data_set
 from umer1_core.backbone.collate import Encoder, Row
 from umer1_core.backbone.model import Backbone, load_backbone
@@ -31,16 +31,17 @@ from umer1_core.backbone.shared_prefix import Group, collate_groups, model_input
 from umer1_core.miniature.student import build_student
 from umer1_core.pairs import media_from_record
 
-_ROLLOUTS, _PASS, _TIMED = 8, 8, 64
+_ROLLOUTS, _PASS, _TIMED, _BLOCK_PAIRS = 8, 8, 64, 8
 _PROMPT, _RESPONSE = 660, 300
-_ALLOCATOR = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
 
 
 def lines() -> Iterator[Line]:
     _quietly()
+    ours, padded = sum(group.tokens() for group in _groups()), _as_trl_pads_them(_groups())
+    yield Line("grpo: tokens, miniature, prompt shared", ours, padded, "tokens", "TRL: padded", 0.45, False)
     yield from _compared("miniature", _groups(), 0.6, 0.75)
     yield from _compared("long", [_long_group()], 0.45, 0.5)
-    memory = [_in_process(share) for share in (True, False)]
+    memory = [in_fresh_process("tests.bench.grpo_prefix", str(int(share))) for share in (True, False)]
     yield Line("grpo: peak memory of a long group", memory[0], memory[1], "MB", "a copy each", 0.65, False)
 
 
@@ -51,6 +52,16 @@ def _compared(name: str, groups: Sequence[Group], of_tokens: float, of_time: flo
     seconds = [_seconds(groups[:_TIMED], share) for share in (True, False)]
     said = f"grpo: forward and backward, {name}, shared"
     yield Line(said, seconds[0], seconds[1], "CPU s", "a copy each", of_time, False)
+
+
+def _as_trl_pads_them(groups: Sequence[Group]) -> int:
+    """Tokens of the plain way: in a block, prompts are padded to the longest on the left, completions on the right."""
+    tokens = 0
+    for first in range(0, len(groups), 2 * _BLOCK_PAIRS):
+        block = groups[first : first + 2 * _BLOCK_PAIRS]
+        longest = max(len(c) for group in block for c in group.completions)
+        tokens += len(block) * _ROLLOUTS * (max(len(group.prompt) for group in block) + longest)
+    return tokens
 
 
 def _quietly() -> None:
@@ -112,26 +123,12 @@ def _seconds(groups: Sequence[Group], share: bool) -> float:
     return median_cpu_seconds(score, runs=3)
 
 
-def _in_process(share: bool) -> float:
-    command = [sys.executable, "-m", "tests.bench.grpo_prefix", str(int(share))]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=os.environ | _ALLOCATOR)
-    return float(json.loads(done.stdout))
-
-
 def _peak_growth(share: bool) -> float:
     """Megabytes."""
     _quietly()
     group = _long_group()
     _score([Group(group.prompt, group.completions[:1])], share)
-    before = _resident("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # the peak so far is forgotten
-    _score([group], share)
-    return _resident("VmHWM") - before
-
-
-def _resident(which: str) -> float:
-    status = Path("/proc/self/status").read_text(encoding="utf-8")
-    return int(status.split(f"{which}:")[1].split()[0]) / 1024
+    return peak_growth(lambda: _score([group], share))
 
 
 if __name__ == "__main__":

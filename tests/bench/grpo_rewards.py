@@ -9,11 +9,8 @@ Memory: growth at the peak in a fresh process, against one matrix of all similar
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -21,13 +18,13 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from tests.bench.line import Line, median_cpu_seconds
+from tests.bench.memory import in_fresh_process, peak_growth
 from tests.grpo.brute import released
 from umer1_core.grpo.similarity import Negatives, RewardSettings, embedding_reward
 
 _PAIRS, _GROUP = 128, 8
 _WIDTH = 64
 _NEGATIVES: tuple[Negatives, ...] = ("all", "hardest", "softmax")
-_ALLOCATOR = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
 
 
 def lines() -> Iterator[Line]:
@@ -37,7 +34,9 @@ def lines() -> Iterator[Line]:
     matrix = (_PAIRS * _GROUP) ** 2 * 4 / 2**20
     for negatives in _NEGATIVES:
         name = f"grpo: embedding reward, {_PAIRS} pairs × 2 × {_GROUP}, memory, {negatives} negatives"
-        yield Line(name, _in_process(negatives), matrix, "MB", "one matrix", 2.5, False)
+        yield Line(
+            name, in_fresh_process("tests.bench.grpo_rewards", negatives), matrix, "MB", "one matrix", 2.5, False
+        )
 
 
 def _time(plain: Callable[[Tensor, Tensor], Tensor], plain_name: str) -> Line:
@@ -83,26 +82,12 @@ def _torch_row(scores: Tensor, row: int) -> Tensor:
     return ranking * (scores[start:end].mean() - torch.cat([scores[:start], scores[end:]]).mean())
 
 
-def _in_process(negatives: Negatives) -> float:
-    command = [sys.executable, "-m", "tests.bench.grpo_rewards", negatives]
-    around = {**os.environ, **_ALLOCATOR}
-    return float(json.loads(subprocess.run(command, check=True, capture_output=True, text=True, env=around).stdout))
-
-
 def _peak(negatives: Negatives) -> float:
     """MB over what the process holds with the block loaded."""
     torch.set_num_threads(1)
     block = _block()
     _ours(*(side[:4] for side in block), negatives)
-    before = _resident("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # the peak so far is forgotten
-    _ours(*block, negatives)
-    return _resident("VmHWM") - before
-
-
-def _resident(which: str) -> float:
-    status = Path("/proc/self/status").read_text(encoding="utf-8")
-    return int(status.split(f"{which}:")[1].split()[0]) / 1024
+    return peak_growth(lambda: _ours(*block, negatives))
 
 
 if __name__ == "__main__":

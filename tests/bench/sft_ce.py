@@ -16,7 +16,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -25,6 +24,7 @@ from torch.nn import LinearCrossEntropyOptions
 from torch.nn.functional import cross_entropy, linear_cross_entropy
 
 from tests.bench.line import Line
+from tests.bench.memory import peak_growth
 from umer1_core.sft.step.token_loss import weighted_token_loss
 
 _TOKENS, _VOCABULARY, _WIDTH = 1_024, 151_936, 256
@@ -100,26 +100,22 @@ def _measure(way: str, runs: int) -> Measured:
     labels = torch.randint(_VOCABULARY, (_TOKENS + 1,), generator=generator)
     labels[: 1 + _TOKENS // 3] = _IGNORED
     _step(_WAYS[way], states, weight[:64].detach().requires_grad_(), labels.clamp(max=63))
-    before = _resident("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # the peak so far is forgotten
-    seconds = []
-    for _ in range(runs):
-        states.grad = weight.grad = None
-        started = time.process_time()
-        loss = _step(_WAYS[way], states, weight, labels)
-        seconds.append(time.process_time() - started)
-    return Measured(_resident("VmHWM") - before, statistics.median(seconds), loss)
+    seconds, losses = list[float](), list[float]()
+
+    def steps() -> None:
+        for _ in range(runs):
+            states.grad = weight.grad = None
+            started = time.process_time()
+            losses.append(_step(_WAYS[way], states, weight, labels))
+            seconds.append(time.process_time() - started)
+
+    return Measured(peak_growth(steps), statistics.median(seconds), losses[-1])
 
 
 def _step(way: Callable[[Tensor, Tensor, Tensor], Tensor], states: Tensor, weight: Tensor, labels: Tensor) -> float:
     loss = way(states, weight, labels)
     loss.backward()
     return loss.item()
-
-
-def _resident(which: str) -> float:
-    status = Path("/proc/self/status").read_text(encoding="utf-8")
-    return int(status.split(f"{which}:")[1].split()[0]) / 1024
 
 
 if __name__ == "__main__":

@@ -11,8 +11,6 @@ Time: CPU seconds of a step; direct is one graph over all packs.
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -24,6 +22,7 @@ import torch
 from transformers.utils.logging import disable_progress_bar
 
 from tests.bench.line import Line, median_cpu_seconds
+from tests.bench.memory import in_fresh_process, peak_growth
 from tests.bench.miniature import data_set
 from umer1_core.backbone.collate import Encoder
 from umer1_core.backbone.model import Backbone, freeze_vision, load_backbone
@@ -40,7 +39,6 @@ from umer1_core.training.ranks import join_ranks
 _TWO_PASSES = StepSettings(pack_tokens=4_096, two_pass=True)
 _FEW, _MANY, _DIRECT = 32, 1_024, 256
 _TEMPERATURE = torch.tensor(0.02)
-_ALLOCATOR = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
 
 
 def lines() -> Iterator[Line]:
@@ -48,7 +46,7 @@ def lines() -> Iterator[Line]:
     disable_progress_bar()
     yield from _tokens()
     for reuse, said in ((False, "tower run twice"), (True, "features reused")):
-        few, many = (_in_process(pairs, reuse) for pairs in (_FEW, _MANY))
+        few, many = (in_fresh_process("tests.bench.sft_step", str(pairs), str(int(reuse))) for pairs in (_FEW, _MANY))
         yield Line(f"sft: peak memory, {_MANY:,} pairs, {said}", many, few, "MB", f"{_FEW} pairs", 1.1, False)
     yield from _time()
 
@@ -103,12 +101,6 @@ def _student() -> Backbone:
     return backbone
 
 
-def _in_process(pairs: int, reuse: bool) -> float:
-    command = [sys.executable, "-m", "tests.bench.sft_step", str(pairs), str(int(reuse))]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=os.environ | _ALLOCATOR)
-    return float(json.loads(done.stdout))
-
-
 def _peak_growth(count: int, reuse: bool) -> float:
     """Megabytes."""
     torch.set_num_threads(1)
@@ -117,16 +109,12 @@ def _peak_growth(count: int, reuse: bool) -> float:
     parallel = OneProcess(join_ranks(), SFTModule(backbone, reuse), lambda module: [])
     sft_step(parallel, backbone.ids, pairs[:2], _TWO_PASSES, _TEMPERATURE)
     parallel.skip()
-    before = _resident("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # the peak so far is forgotten
-    for first in range(0, _MANY, count):
-        sft_step(parallel, backbone.ids, pairs[first : first + count], _TWO_PASSES, _TEMPERATURE)
-    return _resident("VmHWM") - before
 
+    def steps() -> None:
+        for first in range(0, _MANY, count):
+            sft_step(parallel, backbone.ids, pairs[first : first + count], _TWO_PASSES, _TEMPERATURE)
 
-def _resident(which: str) -> float:
-    status = Path("/proc/self/status").read_text(encoding="utf-8")
-    return int(status.split(f"{which}:")[1].split()[0]) / 1024
+    return peak_growth(steps)
 
 
 if __name__ == "__main__":

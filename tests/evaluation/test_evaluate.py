@@ -1,13 +1,18 @@
 """Evaluation with a real, untrained student."""
 
+import shutil
+from pathlib import Path
+from typing import Any
+
 import pytest
 
 from schemas.recipe import Evaluation, Recipe
 from schemas.training import Training
 from tests.student import cold_start_store, small_pairs
+from umer1_core.backbone.model import checkpoint_hash
 from umer1_core.errors import ValidationFailed
 from umer1_core.evaluation import evaluate as module
-from umer1_core.evaluation.evaluate import evaluate_recipe
+from umer1_core.evaluation.evaluate import evaluate, evaluate_recipe
 from umer1_core.pairs import pair_record
 from umer1_core.sft.train import train
 from umer1_core.store import Store
@@ -81,3 +86,27 @@ def test_the_discriminative_baseline_is_scored_beside_the_student_once_it_is_tra
     train(store, SETTINGS.model_copy(update={"objective": "dume"}), f"{store.root}/dume")
     scores = evaluate_recipe(store, held_out, RECIPE)
     assert scores["dume"]["discriminative"] > 0 == scores["dume"]["generative"]
+
+
+def test_after_grpo_its_model_is_scored_first_and_the_student_of_sft_beside_it(stores, tmp_path, monkeypatch):
+    place = Path(shutil.copytree(stores[0].root, tmp_path / "data"))
+    store, held_out = Store(str(place)), Store(str(place / "held_out"))
+    shutil.rmtree(place / "dume", ignore_errors=True)
+    before = evaluate_recipe(store, held_out, RECIPE)
+    scored: list[str] = []
+
+    def watched(model: str, *others: Any) -> Any:
+        scored.append(str(Path(model).relative_to(place)))
+        return evaluate(model, *others)
+
+    monkeypatch.setattr(module, "evaluate", watched)
+    shutil.copytree(place / "sft" / "base", place / "grpo" / "model")  # another checkpoint stands in for GRPO's
+    assert evaluate_recipe(store, held_out, RECIPE) == before and not scored, "no GRPO has come to its end"
+    store.write_json("grpo/finished.json", {"base_hash": checkpoint_hash(place / "sft" / "model")})
+    after = evaluate_recipe(store, held_out, RECIPE)
+    assert scored == ["grpo/model", "sft/model", "sft/base"]
+    assert (after["sft"], after["sft_pooled"]) == (before["overall"], before["pooled"])
+    assert after["inputs"] != before["inputs"] and store.read_json("scores.json") == after
+
+    store.write_json("grpo/finished.json", {"base_hash": "of the student of an earlier SFT"})
+    assert evaluate_recipe(store, held_out, RECIPE) == before and scored[3:] == ["sft/model", "sft/base"]

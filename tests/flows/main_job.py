@@ -42,6 +42,10 @@ def reduced_recipe(folder: Path, **changes: Any) -> Path:
     recipe["annotation"] |= {"shard_rows": 128}
     recipe["publishing"] = {"rl_pairs": 30}
     recipe["training"] |= {"steps": 24, "checkpoint_every": 6}
+    recipe["grpo"] = {
+        "enabled": True, "steps": 6, "checkpoint_every": 1, "block_pairs": 4, "group": 2, "micro_pairs": 4,
+        "max_new_tokens": 24, "evaluate_every": 6, "evaluate_tokens": 16,
+    }  # fmt: skip
     for section, values in changes.items():
         recipe[section] = recipe.get(section, {}) | values
     path = folder / "recipe.yaml"

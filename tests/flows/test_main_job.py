@@ -1,14 +1,16 @@
 """The real main job at reduced size: a real Prefect server, the real vLLM server, a real loss, a real hit@1.
 
-One run is killed with -9 in the middle of annotation and in the middle of training; the same command finishes the work.
+One run is killed with -9 in the middle of annotation and in the middle of GRPO; the same command finishes the work.
 """
 
 import json
+from pathlib import Path
 
 import pytest
 
 from tests.flows.main_job import Place, kill_when, make_place, run, start
 from umer1_core.annotation.journal import count_records
+from umer1_core.training.watch.log import read_lines
 
 pytestmark = pytest.mark.slow
 
@@ -25,8 +27,8 @@ def finished(tmp_path_factory) -> tuple[Place, str]:
         )
 
     kill_when(start(place, "build", str(place.recipe)), lambda: annotated() >= 60)
-    progress = place.folder / "out" / "v1" / "sft" / "progress.json"
-    kill_when(start(place, "build", str(place.recipe)), lambda: progress.exists() and _step(progress) >= 8, 600)
+    progress = place.folder / "out" / "v1" / "grpo" / "progress.json"
+    kill_when(start(place, "build", str(place.recipe)), lambda: progress.exists() and _step(progress) >= 2, 600)
     code, printed = run(place, "build", str(place.recipe))
     assert code == 0, printed
     return place, printed
@@ -43,6 +45,7 @@ def test_the_last_command_prints_counts_scores_and_the_reports_path(finished):
     _, printed = finished
     for words in ("pairs kept", "cold start", "generative", "discriminative", "oracle", "chance", "index.html"):
         assert words in printed
+    assert all(words in printed for words in ("6/6 steps", "GRPO, pooled", "SFT, pooled", "report.md"))
 
 
 def test_no_side_is_lost_or_annotated_twice(finished):
@@ -94,3 +97,14 @@ def test_training_was_started_for_the_valid_data_set_and_finished(finished):
     assert store.exists("sft/finished.json")
     overall = store.read_json("scores.json")["overall"]
     assert overall["oracle"] >= max(overall["generative"], overall["discriminative"]) > 0
+
+
+def test_grpo_went_on_from_its_checkpoint_and_from_the_student_of_sft(finished):
+    store = finished[0].store
+    sft, grpo = (store.read_json(f"{stage}/finished.json")["report"] for stage in ("sft", "grpo"))
+    assert sft["resumed_from"] == 0, "it had ended before the kill, and was not repeated"
+    assert 1 <= grpo["resumed_from"] < grpo["steps"] == 6 and grpo["base"] == sft["model"]
+    done = [record["step"] for record in read_lines(Path(store.at("grpo/losses.jsonl")))]
+    assert done == [1, 2, 3, 4, 5, 6]
+    scores = store.read_json("scores.json")
+    assert {"overall", "sft", "untrained", "pooled", "sft_pooled"} <= set(scores)

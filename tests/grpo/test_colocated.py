@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from tests.grpo.vllm_policy import logprobs, policy, prompts_of, sampling
-from umer1_core.errors import Fatal
+from tests.student import small_student
+from umer1_core.errors import BadInput, Fatal
 from umer1_core.grpo.rollouts.colocated import Colocated, _only
 from umer1_core.grpo.rollouts.face import Completion
 
@@ -34,18 +35,21 @@ def test_an_engine_sees_the_gpu_of_its_rank_alone(monkeypatch):
     assert seen == ["5", "1"]
 
 
-def test_without_vllm_it_is_refused_with_the_command_to_install_it(monkeypatch, tmp_path, student):
+def test_without_vllm_it_is_refused_with_the_command_to_install_it(monkeypatch, tmp_path):
+    student = small_student()
     monkeypatch.setitem(sys.modules, "vllm", None)
     rollouts = Colocated(sampling(student), student.ids, tmp_path / "weights", CPU, 512)
     with pytest.raises(Fatal, match="pip install"):
         rollouts.load(0, lambda folder: (folder / "model.safetensors").write_text("") and None)
 
 
-@pytest.fixture
-def student():
-    from tests.student import small_student
-
-    return small_student()
+def test_a_side_too_long_for_the_engine_is_named(tmp_path):
+    student = small_student()
+    prompt = prompts_of(student, tmp_path)[0]
+    limit = len(prompt.row) + 11
+    rollouts = Colocated(sampling(student, tokens=12), student.ids, tmp_path / "weights", CPU, limit)
+    with pytest.raises(BadInput, match=f"side {prompt.key}: .* the engine holds {limit}"):
+        rollouts.sample([prompt], 2, seed=0)
 
 
 @pytest.mark.slow
@@ -66,7 +70,7 @@ def test_it_samples_the_weights_last_loaded_and_its_engine_ends_with_the_trainer
     finally:
         trainer.kill()
         trainer.wait()
-    _, alive = psutil.wait_procs(family, timeout=20)
+    _, alive = psutil.wait_procs(family, timeout=60)  # the engine takes 15 s to see its worker off
     assert [process.name() for process in alive] == []
 
 

@@ -3,6 +3,7 @@
 import inspect
 
 import trl
+from transformers import Trainer
 from trl import GRPOTrainer
 from trl.trainer import utils
 from trl.trainer.grpo_trainer import RepeatSampler
@@ -15,6 +16,7 @@ OVERRIDDEN = {
     "_calculate_rewards": ["self", "inputs", "prompts", "completions", "completion_ids_list"],
     "_generate_and_score_completions": ["self", "inputs"],
     "_compute_loss": ["self", "model", "inputs"],
+    "_load_from_checkpoint": ["self", "resume_from_checkpoint", "model"],
 }
 SCORED = ["self", "model", "input_ids", "attention_mask", "logits_to_keep", "batch_size", "compute_entropy"]
 
@@ -53,6 +55,7 @@ def test_the_base_class_calls_what_is_overridden():
         "normalizer = self.current_gradient_accumulation_steps",
     ):
         assert call in source, call
+    assert "self._load_from_checkpoint(resume_from_checkpoint)" in inspect.getsource(Trainer)
     assert GRPOTrainer.loss_is_scaled_for_ga is True  # or every micro-batch would be divided twice
     assert "logits_to_keep" in inspect.getsource(GRPOTrainer._compute_loss)
 

@@ -18,8 +18,8 @@ def _described(tmp_path, data, **rules):
     return describe(Media("image", str(tmp_path / "x")), MediaRules(**rules))
 
 
-def _sent(media) -> list[bytes]:
-    return [base64.b64decode(part) for part in data_url(media).partition(b";base64,")[2].split(b",")]
+def _sent(media, lossless=False) -> list[bytes]:
+    return [base64.b64decode(part) for part in data_url(media, lossless).partition(b";base64,")[2].split(b",")]
 
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
@@ -47,6 +47,9 @@ def test_a_picture_with_notes_travels_as_the_student_gets_it(tmp_path, data):
     ours = np.array(rendered(read_image(described), described.notes)).astype(int)
     theirs = np.array(Image.open(io.BytesIO(sent))).astype(int)  # a server that knows of nothing
     assert ours.shape == theirs.shape and np.abs(ours - theirs).max() <= 12
+    (whole,) = _sent(described, lossless=True)
+    assert data_url(described, lossless=True).startswith(b"data:image/png;")
+    assert (ours == np.array(Image.open(io.BytesIO(whole)))).all()
 
 
 def test_a_picture_over_the_limit_travels_at_its_noted_size(tmp_path):
@@ -63,6 +66,15 @@ def test_a_clip_is_sent_as_its_frames_and_rendered_where_they_have_notes(tmp_pat
     small = describe(clip_from_folder(tmp_path, 8), MediaRules(max_pixels=2_000))
     assert small.notes == ("resize:56x28",) and small.content_hash == plain.content_hash
     assert {Image.open(io.BytesIO(frame)).size for frame in _sent(small)} == {(56, 28)}
+    assert _sent(plain, lossless=True) == read_frames(plain)
+    for sent, frame in zip(_sent(small, lossless=True), read_frames(small), strict=True):
+        assert (np.array(Image.open(io.BytesIO(sent))) == np.array(rendered(frame, small.notes))).all()
+
+
+def test_a_clip_of_one_frame_is_shown_twice(tmp_path):
+    (tmp_path / "0.jpg").write_bytes(jpeg(100, 60))
+    still = describe(clip_from_folder(tmp_path, 8))
+    assert _sent(still) == _sent(still, lossless=True) == read_frames(still) * 2
 
 
 def test_the_student_gets_the_resized_picture_and_does_not_resize_it_again(tmp_path):

@@ -1,4 +1,4 @@
-"""One request to one server: aiohttp and orjson, each failure typed by what it means for the row and for the server.
+"""What the engine asks of one server: a chat completion, and which models it serves; failures as in `http_client`.
 
 Transient and its kinds (the same request may succeed later or elsewhere), BadInput (this row's own fault) and Fatal
 (this server can answer nothing until a person acts). Keys are read from the environment and never enter a message.
@@ -10,27 +10,14 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
-import aiohttp
-import orjson
-
 from schemas.recipe import Annotation
-from umer1_core.errors import (
-    BadInput,
-    BadOutput,
-    Busy,
-    Fatal,
-    ServerFailed,
-    ServerLost,
-    Transient,
-    Unreachable,
-    safe_url,
-)
+from umer1_core.errors import BadOutput, Fatal, safe_url
+from umer1_core.http_client import HttpClient, Remedies, parsed
 
-_BUSY = {408, 409, 425, 429, 502, 503, 504}
-_REFUSED = {401, 403}
-_CONNECT_SECONDS = 15.0
-# Shorter than any server's own: one that closes an idle connection just as a request is sent looks like a lost server.
-_IDLE_SECONDS = 4.0
+_REMEDIES = Remedies(
+    key="Set the variable named in `annotation.api_key_env`.",
+    missing="Check `annotation.endpoints` (ending in /v1) and `annotation.model`.",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,23 +35,18 @@ class ChatClient:
 
     def __init__(self, annotation: Annotation) -> None:
         self._model = annotation.model
-        self._timeout = aiohttp.ClientTimeout(total=annotation.request_timeout_s, sock_connect=_CONNECT_SECONDS)
-        self._headers = {"Content-Type": "application/json"} | _authorization(annotation.api_key_env)
-        self._session: aiohttp.ClientSession | None = None
+        self._http = HttpClient(annotation.request_timeout_s, _REMEDIES, _authorization(annotation.api_key_env))
 
     async def __aenter__(self) -> ChatClient:
-        # The default limit of 100 connections would be the slot count of the whole run.
-        connector = aiohttp.TCPConnector(limit=0, ttl_dns_cache=300, keepalive_timeout=_IDLE_SECONDS)
-        self._session = aiohttp.ClientSession(connector=connector, timeout=self._timeout, headers=self._headers)
+        await self._http.__aenter__()
         return self
 
-    async def __aexit__(self, *_: object) -> None:
-        if self._session is not None:
-            await self._session.close()
+    async def __aexit__(self, *raised: object) -> None:
+        await self._http.__aexit__(*raised)
 
     async def complete(self, base_url: str, body: bytes) -> Reply:
         """One attempt at a chat completion. Raises Transient, BadInput or Fatal."""
-        content = await self._call("POST", f"{base_url}/chat/completions", body, self._timeout)
+        content = await self._http.call("POST", f"{base_url}/chat/completions", body)
         return _reply(_parse(content, base_url), self._model, base_url)
 
     async def served(self, base_url: str) -> dict[str, int]:
@@ -76,24 +58,7 @@ class ChatClient:
             raise BadOutput(f"{safe_url(base_url)} gives no list of models") from error
 
     async def get(self, url: str, timeout_s: float = 10.0) -> bytes:
-        return await self._call("GET", url, None, aiohttp.ClientTimeout(total=timeout_s))
-
-    async def _call(self, method: str, url: str, body: bytes | None, timeout: aiohttp.ClientTimeout) -> bytes:
-        assert self._session is not None, "use the client as a context manager"
-        try:
-            async with self._session.request(method, url, data=body, timeout=timeout) as response:
-                content = await response.read()
-                if response.status == 200:
-                    return content
-                raise _failure(response.status, content, response.headers.get("Retry-After", ""), safe_url(url))
-        except aiohttp.ClientConnectorError as error:
-            raise Unreachable(f"nothing answers at {safe_url(url)}") from error
-        except (aiohttp.ServerDisconnectedError, aiohttp.ClientPayloadError, ConnectionError) as error:
-            raise ServerLost(f"{safe_url(url)} went away before it answered") from error
-        except TimeoutError as error:
-            raise Transient(f"no answer from {safe_url(url)} within {timeout.total:g} s") from error
-        except (aiohttp.ClientError, OSError) as error:
-            raise Transient(f"{type(error).__name__} at {safe_url(url)}") from error
+        return await self._http.call("GET", url, timeout_s=timeout_s)
 
 
 def _authorization(variable: str) -> dict[str, str]:
@@ -108,27 +73,10 @@ def _authorization(variable: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {key}"}
 
 
-def _failure(status: int, content: bytes, retry_after: str, where: str) -> Exception:
-    text = content[:300].decode(errors="replace").replace("\n", " ")
-    message = f"HTTP {status} from {where}: {text}"
-    if status in _BUSY:
-        return Busy(message, float(retry_after) if retry_after.isdecimal() else 0.0)
-    if status >= 500:
-        return ServerFailed(message)
-    if status in _REFUSED:
-        return Fatal(f"HTTP {status}: {where} refuses the key.", "Set the variable named in `annotation.api_key_env`.")
-    if status == 404:
-        return Fatal(message, "Check `annotation.endpoints` (ending in /v1) and `annotation.model`.")
-    return BadInput("request_refused", f"HTTP {status}: {text}")
-
-
 def _parse(content: bytes, base_url: str) -> dict[str, Any]:
-    try:
-        body = orjson.loads(content)
-    except orjson.JSONDecodeError as error:
-        raise BadOutput(f"the answer of {safe_url(base_url)} is not JSON") from error
+    body = parsed(content, base_url)
     if not isinstance(body, dict):
-        raise BadOutput(f"the answer of {safe_url(base_url)} is no JSON object")
+        raise BadOutput(f"The answer of {safe_url(base_url)} is no JSON object")
     return body
 
 

@@ -18,6 +18,7 @@ from rich.markup import escape
 from umer1_core.errors import StorageError, safe_url
 from umer1_core.pairs import side_from_record
 from umer1_core.store import ShardEntry, Store
+from umer1_core.text import one_line
 
 UNNAMED = "unnamed"  # what a reason is called in data sets of the first schema version, which kept none
 
@@ -82,16 +83,11 @@ def print_dead_letters(letters: Sequence[DeadLetters], root: str, console: Conso
         console.print(f"\n[bold]{escape(each.reason)}[/]  {each.count:,}")
         for letter in each.examples:
             console.print(
-                f"  {letter.side_key}  {escape(letter.source)}  {escape(_shortened(letter.text))}", soft_wrap=True
+                f"  {letter.side_key}  {escape(letter.source)}  {escape(one_line(letter.text, _SHOWN))}", soft_wrap=True
             )
             for place in letter.media:
                 console.print(f"    media  {escape(safe_url(place))}", soft_wrap=True)
-            console.print(f"    error  {escape(_shortened(letter.error))}", soft_wrap=True)
-
-
-def _shortened(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= _SHOWN else f"{line[: _SHOWN - 1]}…"
+            console.print(f"    error  {escape(one_line(letter.error, _SHOWN))}", soft_wrap=True)
 
 
 def _may_hold_errors(entry: ShardEntry) -> bool:

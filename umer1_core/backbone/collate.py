@@ -116,7 +116,7 @@ class Encoder:
             image_grid_thw=_grids(pixels, "image"),
             video_grid_thw=_grids(pixels, "video"),
         )
-        return positions[:, 0]
+        return _behind_media(positions[:, 0], _media_types(ids, self._ids)[0])
 
 
 def chat_text(processor: Any, prompt: str, media: Sequence[Media]) -> str:
@@ -190,6 +190,19 @@ def _spans(starts: Sequence[int], ends: Sequence[int]) -> Tensor:
 def _media_types(tokens: Tensor, ids: TokenIds) -> Tensor:
     """1 at the placeholders of images, 2 at those of clips."""
     return ((tokens == ids.image) + 2 * (tokens == ids.video)).int()
+
+
+def _behind_media(positions: Tensor, types: Tensor) -> Tensor:
+    """[3, length]: what follows a medium starts behind its last position, as checkpoints were trained, and as in vLLM.
+
+    The library (5.19) goes on from the medium's height and width alone: behind a clip whose times run further, text
+    would stand inside the clip.
+    """
+    positions = positions.clone()
+    ends = ((types[:-1] > 0) & (types[1:] == 0)).nonzero()[:, 0] + 1
+    for end in ends.tolist():
+        positions[:, end:] += positions[:, :end].max() + 1 - positions[0, end]
+    return positions
 
 
 def _grids(pixels: Sequence[Pixels], kind: str) -> Tensor | None:

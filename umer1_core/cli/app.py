@@ -44,9 +44,9 @@ def verb(panel: Panel, example: str) -> Callable[[Callable[..., None]], Callable
             try:
                 function(*args, **kwargs)
             except Umer1Error as error:
-                console.print(f"[red]Error:[/] {escape(error.message)}")
+                console.print(f"[red]Error:[/] {escape(error.message)}", soft_wrap=True)
                 if error.remedy:
-                    console.print(escape(error.remedy))
+                    console.print(escape(error.remedy), soft_wrap=True)
                 raise typer.Exit(1) from None
             except KeyboardInterrupt:
                 console.print("Stopped. The same command goes on where it stopped.")

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import time
-from contextlib import nullcontext
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.markup import escape
 
-from umer1_core.cli.app import Dataset, become, console, verb
-from umer1_core.compat import PARENT_VARIABLE, end_with_starter
+from umer1_core.cli.app import Dataset, console, verb
 from umer1_core.console import print_summary, progress_bar
 from umer1_core.publishing.export import Form, Wanted
-from umer1_core.versions import exclusive, local_folder, recipe_of, resolve
+from umer1_core.versions import local_folder, recipe_of, resolve
 
-_LINE_SECONDS = 10.0  # between lines where there is no terminal for a bar
+Accelerate = Annotated[str, typer.Option(help="An accelerate config file: train in the processes it names")]
+Processes = Annotated[int, typer.Option(help="With accelerate: so many, and not the file's number")]
 
 
 @verb("Use a data set", "umer1 train runs/miniature")
@@ -25,63 +22,66 @@ def train(
     dume: Annotated[
         bool, typer.Option("--dume", help="The discriminative-only baseline, in a folder of its own")
     ] = False,
-    accelerate: Annotated[str, typer.Option(help="An accelerate config file: train in the processes it names")] = "",
-    processes: Annotated[int, typer.Option(help="With accelerate: so many, and not the file's number")] = 0,
+    accelerate: Accelerate = "",
+    processes: Processes = 0,
 ) -> None:
     """Train the recipe's student on a validated data set; goes on from the newest checkpoint."""
-    from transformers.utils.logging import disable_progress_bar
-
+    from umer1_core.cli.training import launch, training_shown
     from umer1_core.sft.train import train as train_on
-    from umer1_core.training.launch import launch_command, launched_kind
-    from umer1_core.training.ranks import join_ranks, leave_ranks
-    from umer1_core.training.watch.log import terms
+    from umer1_core.training.watch.sheets import SFT
     from umer1_core.validation.validate import require_validated
 
     store = resolve(dataset)
     training = recipe_of(store).training
     require_validated(store, store.read_json("manifest.json")["data_hash"])
-    config = accelerate or training.accelerate
-    if config and launched_kind() == "one":
-        become(launch_command(config, ["train", store.root, *(["--dume"] if dume else [])], processes))
+    launch(accelerate or training.accelerate, ["train", store.root, *(["--dume"] if dume else [])], processes)
     folder = str(local_folder(store, "sft"))
     if dume:
         training, folder = training.model_copy(update={"objective": "dume"}), str(local_folder(store, "dume"))
-    disable_progress_bar()  # of loading and saving weights; ours shows the training
-    ranks = join_ranks()
-    by_flow = PARENT_VARIABLE in os.environ  # it holds the lock, and its end is theirs
-    if by_flow:
-        end_with_starter()
-    locked = exclusive(store.root, "train") if ranks.main and not by_flow else nullcontext()
-    with locked, progress_bar(console, hidden=not ranks.main) as bar:
-        task = bar.add_task("training", total=training.steps)
-
-        last_line = 0.0
-
-        def show(record: dict[str, Any]) -> None:
-            nonlocal last_line
-            step, said = record["step"], terms(record)
-            bar.update(task, completed=step, description=f"training  {said}")
-            if not console.is_terminal and (time.monotonic() - last_line > _LINE_SECONDS or step == training.steps):
-                console.print(f"training  {step:,}/{training.steps:,} steps  {said}", soft_wrap=True)
-                last_line = time.monotonic()
-
-        def count(done: int, rows: int) -> None:
-            bar.update(task, description=f"counting tokens, {done:,} of {rows:,} pairs")
-
-        report = train_on(store, training, folder, show, count)
-    if ranks.main:
+    with training_shown(store, "training", training.steps, SFT) as shown:
+        report = train_on(store, training, folder, shown.step, shown.count)
+    if shown.main:
         console.print(f"Trained: {report.model}. Next: umer1 evaluate {dataset}", soft_wrap=True)
-    leave_ranks()
+
+
+@verb("Use a data set", "umer1 grpo runs/miniature")
+def grpo(dataset: Dataset, accelerate: Accelerate = "", processes: Processes = 0) -> None:
+    """Reinforce the trained student with the embedding reward; goes on from the newest checkpoint.
+
+    The flow does so where the recipe says `grpo.enabled`; this verb does it whatever the recipe says there.
+    """
+    from umer1_core.cli.training import launch, training_shown
+    from umer1_core.grpo.place import grpo_folder, read_finished, trained_student
+    from umer1_core.training.watch.sheets import GRPO
+    from umer1_core.validation.validate import require_validated
+
+    store = resolve(dataset)
+    recipe = recipe_of(store)
+    require_validated(store, store.read_json("manifest.json")["data_hash"])
+    student, folder = trained_student(store), grpo_folder(store)
+    launch(accelerate or recipe.grpo.accelerate, ["grpo", store.root], processes)
+    with training_shown(store, "GRPO", recipe.grpo.steps, GRPO) as shown:
+        from umer1_core.grpo.train import HeldOut
+        from umer1_core.grpo.train import train as reinforce
+
+        held_out = HeldOut(recipe.training.held_out_pairs, recipe.training.seed)
+        report = reinforce(store, recipe.grpo, student, str(folder), held_out, shown.step)
+    finished = read_finished(folder)
+    if shown.main and finished is not None:
+        console.print(finished.message, style="yellow" if finished.warning else "", markup=False, soft_wrap=True)
+        console.print(f"Trained: {report.model}. Next: umer1 evaluate {dataset}", markup=False, soft_wrap=True)
 
 
 @verb("Use a data set", "umer1 evaluate runs/miniature")
 def evaluate(dataset: Dataset) -> None:
-    """hit@1 of both embeddings on the recipe's held-out pairs, against chance, the untrained student and DUME."""
+    """hit@1 of both embeddings on the recipe's held-out pairs, beside chance, the untrained student, SFT's and DUME."""
     from umer1_core.evaluation.evaluate import evaluate_recipe
     from umer1_core.sampling.held_out import held_out_tables
+    from umer1_core.training.quiet import quiet_libraries
 
     store = resolve(dataset)
     recipe = recipe_of(store)
+    quiet_libraries()
     with progress_bar(console) as bar:
         task = bar.add_task("embedding", total=None)
 

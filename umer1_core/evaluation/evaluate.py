@@ -1,4 +1,5 @@
-"""Evaluation: hit@1 of a trained student on held-out pairs, beside chance, the untrained student and DUME (if trained).
+"""Evaluation: hit@1 of a trained student on held-out pairs, beside chance, the untrained student, DUME (if trained),
+and, where the student went through GRPO, the one of SFT that it came from.
 
 Guarantees: candidates are the distinct targets of a source (and, as `pooled`, of all sources); embeddings are kept by
 side and model, so a killed evaluation goes on where it was; `scores.json` is written last, and not again for the same
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +22,9 @@ from umer1_core.backbone.vectors import Vectors, VectorSettings, embed_missing, 
 from umer1_core.errors import ValidationFailed
 from umer1_core.pairs import Pair, pair_from_record
 from umer1_core.retrieval import Task, make_task, oracle, retrieved
+from umer1_core.scores import SCORES
 from umer1_core.store import Store, content_hash, fingerprint
+from umer1_core.training.checkpoint import read_json
 from umer1_core.versions import local_folder
 
 Scores = dict[str, Any]
@@ -51,35 +55,58 @@ class _Hits:
 def evaluate_recipe(store: Store, held_out: Store, recipe: Recipe, on_progress: Progress | None = None) -> Scores:
     """Evaluate the student a recipe trained; writes and returns `scores.json` of its data set.
 
-    Raises ValidationFailed where none was trained.
+    After GRPO `sft` and `sft_pooled` are the scores before it. Raises ValidationFailed where none was trained.
     """
-    trained = local_folder(store, "sft")
-    if not (trained / "model").exists():
-        raise ValidationFailed(f"{trained} has no trained model.", f"Train one first: umer1 train {store.root}")
-    base = trained / "base"
-    models = {"model": str(trained / "model"), "untrained": str(base) if base.exists() else recipe.training.model}
-    baseline = local_folder(store, "dume") / "model"
-    if baseline.exists():
-        models["dume"] = str(baseline)
+    models = _models(store, recipe)
     inputs = fingerprint(
         [checkpoint_hash(model) for model in models.values()],
         content_hash(held_out.entries("pairs")),
         recipe.evaluation.model_dump(exclude={"batch", "sources"}),
     )
-    known = store.read_json("scores.json")
+    known = store.read_json(SCORES)
     if known is not None and known.get("inputs") == inputs:
         return known
     pairs = [pair_from_record(record) for record in held_out.iterate("pairs")]
     place = Store(str(local_folder(store, "evaluation")))
     mode: Mode = "disc" if recipe.training.objective == "dume" else "both"
-    scores = evaluate(models["model"], pairs, recipe.evaluation, place, on_progress, mode)
-    limit = recipe.evaluation.model_copy(update={"max_new_tokens": max(8, scores["longest_completion"])})
-    scores["untrained"] = evaluate(models["untrained"], pairs, limit, place, on_progress, mode)["overall"]
+
+    def scored(name: str, settings: Evaluation, mode: Mode) -> Scores:
+        return evaluate(models[name], pairs, settings, place, on_progress, mode)
+
+    scores = scored("model", recipe.evaluation, mode)
+    before = scored("sft", recipe.evaluation, mode) if "sft" in models else scores
+    if "sft" in models:
+        scores |= {"sft": before["overall"], "sft_pooled": before["pooled"]}
+    # Of the student before GRPO, so that embeddings made then are found again.
+    limit = recipe.evaluation.model_copy(update={"max_new_tokens": max(8, before["longest_completion"])})
+    scores["untrained"] = scored("untrained", limit, mode)["overall"]
     if "dume" in models:
-        scores["dume"] = evaluate(models["dume"], pairs, limit, place, on_progress, "disc")["overall"]
+        scores["dume"] = scored("dume", limit, "disc")["overall"]
     scores["inputs"] = inputs
-    store.write_json("scores.json", scores)
+    store.write_json(SCORES, scores)
     return scores
+
+
+def _models(store: Store, recipe: Recipe) -> dict[str, str]:
+    """Checkpoints by what they are scored as, `model` first."""
+    trained = local_folder(store, "sft")
+    student, base = trained / "model", trained / "base"
+    if not student.exists():
+        raise ValidationFailed(f"{trained} has no trained model.", f"Train one first: umer1 train {store.root}")
+    reinforced = _reinforced(store, student)
+    models = {"model": str(reinforced), "sft": str(student)} if reinforced else {"model": str(student)}
+    models["untrained"] = str(base) if base.exists() else recipe.training.model
+    baseline = local_folder(store, "dume") / "model"
+    return models | ({"dume": str(baseline)} if baseline.exists() else {})
+
+
+def _reinforced(store: Store, student: Path) -> Path | None:
+    """The student after GRPO, where that began with the student that SFT has trained."""
+    folder = local_folder(store, "grpo")
+    finished = read_json(folder / "finished.json")
+    if finished is None or finished["base_hash"] != checkpoint_hash(str(student)):
+        return None
+    return folder / "model"
 
 
 def evaluate(

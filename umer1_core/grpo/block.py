@@ -1,4 +1,4 @@
-"""The rollouts of one step: what a process has of them, and all of them together as the rewards take them.
+"""The rollouts of one step, of all processes together, as the rewards take them.
 
 Guarantees: rollouts of all processes stand in the order of pairs; a rejected pair keeps its place, with empty rollouts
 that are valid nowhere.
@@ -6,47 +6,19 @@ that are valid nowhere.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from umer1_core.backbone.shared_prefix import Group
 from umer1_core.grpo.rewards import RolloutBlock
-from umer1_core.grpo.rollouts.face import Completion
-from umer1_core.grpo.sides import PairPrompts
+from umer1_core.grpo.rolled import Rolled
 from umer1_core.pairs import Side
 from umer1_core.training.data.pair_table import Rejection
 from umer1_core.training.losses import content_keys, equal_entries
 from umer1_core.training.ranks import Ranks
 
 _NOBODY = Side("")
-
-
-@dataclass(frozen=True, slots=True)
-class Rolled:
-    """A process's rollouts of a block. pairs: in order; completions, texts, problems: [pairs][2 sides][G], empty for a
-    rejected pair; vectors: [pairs, 2, G, width]; block: the step's number."""
-
-    block: int
-    pairs: tuple[PairPrompts | Rejection, ...]
-    completions: tuple[tuple[tuple[Completion, ...], ...], ...]
-    texts: tuple[tuple[tuple[str, ...], ...], ...]
-    problems: tuple[tuple[tuple[str, ...], ...], ...]
-    vectors: Tensor
-    group: int
-
-    @property
-    def used(self) -> list[bool]:
-        """[pairs], False where a pair was rejected."""
-        return [isinstance(pair, PairPrompts) for pair in self.pairs]
-
-    def of_side(self, pair: int, side: int) -> Group:
-        """The rollouts of one side for a forward pass."""
-        prompts = self.pairs[pair]
-        assert isinstance(prompts, PairPrompts)
-        return Group(prompts.prompts[side].row, tuple(c.ids for c in self.completions[pair][side]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,17 +63,6 @@ def gather_block(rolled: Rolled, ranks: Ranks, mask_equal: bool) -> WholeBlock:
         [entry.names[2] for entry in described],
         [entry.keys for entry in described],
     )
-
-
-def vectors_of(completions: Sequence[Sequence[Sequence[Completion]]], width: int, group: int) -> Tensor:
-    """[pairs, 2, G, width], zero where a completion has none."""
-    found = torch.zeros(len(completions), 2, group, width)
-    for pair, sides in enumerate(completions):
-        for side, made in enumerate(sides):
-            for place, completion in enumerate(made):
-                if completion.vector is not None:
-                    found[pair, side, place] = completion.vector
-    return found
 
 
 @dataclass(frozen=True, slots=True)

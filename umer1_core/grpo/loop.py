@@ -92,6 +92,15 @@ class Loop(TrainerCallback):
 
     def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._started = time.monotonic()
+        if self.trainer is not None:
+            self.trainer.seconds = dict.fromkeys(self.trainer.seconds, 0.0)
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any
+    ) -> None:
+        """Where no pair of a block could be used nothing moves, also not by momentum or weight decay."""
+        if self.trainer is not None and self.trainer.nothing_used:
+            model.zero_grad(set_to_none=True)
 
     def on_log(
         self,
@@ -113,11 +122,10 @@ class Loop(TrainerCallback):
         if self.stopped is not None:
             control.should_training_stop = True
             control.should_save = False
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        step, every = state.global_step, self.grpo.evaluate_every
-        if every and step % every == 0 and step < self.grpo.steps:
-            self.evaluate(step)
+            return
+        every = self.grpo.evaluate_every
+        if every and state.global_step % every == 0 and state.global_step < self.grpo.steps:
+            self.evaluate(state.global_step)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         place = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"

@@ -1,12 +1,14 @@
-"""The `rl` table for training, in blocks of N pairs of one source, and the order in which TRL sees their sides.
+"""The `rl` table for training, in blocks of N pairs, and the order in which TRL sees their sides.
 
-Guarantees: a step's block depends on (table, seed, step) alone, so a resumed run needs no replay; every side's group is
-asked for exactly once a block; the rollouts of a pair's two sides belong to the same process.
+A block is of one source; only the pairs that fill no block of their own source come in blocks of several, see
+`training.data.batches`. Guarantees: a step's block depends on (table, seed, step) alone, so a resumed run needs no
+replay; every side's group is asked for exactly once a block; the rollouts of a pair's two sides belong to the same
+process.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +19,7 @@ from torch.utils.data import Sampler
 
 from umer1_core.errors import Fatal, ValidationFailed
 from umer1_core.store import Store
-from umer1_core.training.data.batches import Batches
+from umer1_core.training.data.batches import Batches, weights_of
 from umer1_core.training.data.cold_start import ColdStart
 from umer1_core.training.data.pair_table import PairTable
 
@@ -90,20 +92,32 @@ def row_and_side(index: int) -> tuple[int, int]:
     return index // 2, index % 2
 
 
-def make_order(pairs: RLPairs, block_pairs: int, group: int, world: int, seed: int) -> BlockOrder:
-    """Raises Fatal where the table is smaller than a block, or processes cannot share one."""
+def make_order(
+    pairs: RLPairs, block_pairs: int, group: int, world: int, seed: int, weights: Mapping[str, float] | None = None
+) -> BlockOrder:
+    """weights: how often an epoch visits a source's pairs, 1 where it is not named.
+
+    Raises Fatal where there are fewer pairs than a block has, or processes cannot share one; RecipeError for weights
+    of sources that the table does not have.
+    """
     if block_pairs % world:
         raise Fatal(
             f"A block of {block_pairs} pairs cannot be shared by {world} processes.",
             "Set grpo.block_pairs to a multiple of the number of processes.",
         )
-    usable = int(pairs.trainable.sum())
+    visits = weights_of(pairs.sources, weights or {}, "grpo")
+    usable = int((pairs.trainable & (visits[pairs.source_codes] > 0)).sum())
     if usable < block_pairs:
         raise Fatal(
             f"The RL set has {usable} pairs to train on, a block has {block_pairs}.",
             "Lower grpo.block_pairs, or raise publishing.rl_pairs.",
         )
-    batches = Batches(pairs.source_codes, pairs.trainable, block_pairs, block_pairs, seed)
+    batches = Batches(pairs.source_codes, pairs.trainable, block_pairs, block_pairs, seed, visits)
+    if batches.batch_pairs < block_pairs:
+        raise Fatal(
+            f"With these weights an epoch has {batches.batch_pairs} pairs, a block has {block_pairs}.",
+            "Lower grpo.block_pairs, or raise grpo.source_weights.",
+        )
     return BlockOrder(batches, block_pairs, group, world)
 
 

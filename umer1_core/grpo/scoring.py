@@ -8,7 +8,7 @@ still runs the same layers.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,15 +62,22 @@ def score_groups(
 
 @torch.no_grad()
 def score_in_packs(
-    model: Any, backbone: Backbone, groups: Sequence[Group], budget: int, vectors: bool, packs: int = 0
+    model: Any,
+    backbone: Backbone,
+    groups: Sequence[Group],
+    budget: int,
+    vectors: bool,
+    blanks: Sequence[Pixels] = (),
+    passes: Callable[[int], int] = int,
 ) -> Scored:
     """The same without gradient, a few groups at a time, at most `budget` tokens where a group is not larger itself.
 
-    packs: forward passes to make at least, where ranks must make equally many.
+    passes: of how many forward passes are needed here, how many are made: ranks that share the weights must make
+    equally many.
     """
     plan = plan_packs([group.tokens() for group in groups], budget)
-    plan += [[] for _ in range(packs - len(plan))]
-    parts = [score_groups(model, backbone, [groups[i] for i in pack], vectors=vectors) for pack in plan]
+    plan += [[] for _ in range(passes(len(plan)) - len(plan))]
+    parts = [score_groups(model, backbone, [groups[i] for i in pack], False, vectors, blanks) for pack in plan]
     places = [place for pack in plan for place in _places(groups, pack)]
     order = torch.tensor(places, dtype=torch.long).argsort()
     rows = [row for part in parts for row in part.log_probs]

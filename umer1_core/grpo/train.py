@@ -5,8 +5,8 @@
 Guarantees: killed at any moment and started again, it goes on from the newest whole checkpoint along the same curve; a
 finished training is not repeated; a pair that cannot be used is named in `rejections.jsonl` and weighs nothing; a guard
 that sees a collapse ends the training, and `model/` is then the last checkpoint from before it. The folder:
-`checkpoints/`, `model/`, `rollouts/`, `losses.jsonl`, `evaluations.jsonl`, `tensorboard/`, `report.md`,
-`finished.json`; what other settings had made is kept under `earlier/`.
+`checkpoints/`, `model/`, `rollouts/`, `losses.jsonl`, `evaluations.jsonl`, `held_out/`, `tensorboard/`,
+`report.md`, `report.json`, `finished.json`; what other settings had made is kept under `earlier/`.
 
 Every process that a launcher started calls `train` with the same arguments.
 """
@@ -17,12 +17,17 @@ import shutil
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from accelerate.utils import DistributedType
+from transformers import PrinterCallback
 
 from schemas.grpo import Grpo
 from umer1_core.backbone.collate import Encoder
 from umer1_core.backbone.model import Backbone, checkpoint_hash, freeze_vision, load_backbone, save_backbone
+from umer1_core.grpo.held_out import FOLDER as HELD_OUT
+from umer1_core.grpo.held_out import REPORT, HeldOutWatch
 from umer1_core.grpo.loop import Loop, Progress
 from umer1_core.grpo.pairs import RLPairs, make_order
 from umer1_core.grpo.setup import make_rewards, make_rollouts, reward_weights, trainer_arguments
@@ -42,9 +47,11 @@ from umer1_core.training.watch.sheets import GRPO
 # A training may be resumed with these changed: they say how it is run, not what it is of.
 _NO_EFFECT = {
     "enabled", "preset", "accelerate", "checkpoint_every", "micro_pairs", "evaluate_every", "evaluate_tokens",
-    "on_bad_row", "guards", "rollouts", "server", "server_weights",
+    "on_bad_row", "guards", "rollouts", "server", "server_weights", "vllm_memory",
 }  # fmt: skip
-_MADE = (ROLLOUTS, "report.md", "report.json")
+_MADE = (ROLLOUTS, HELD_OUT, *REPORT)
+# Processes may hold parts of the weights each.
+_IN_PARTS = (DistributedType.FSDP, DistributedType.DEEPSPEED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +87,7 @@ def train(
     made_of = fingerprint(grpo.model_dump(exclude=_NO_EFFECT), checkpoint_hash(base), asdict(held_out))
     identity = Identity(pairs.data_hash, made_of)
     finished = read_json(folder / "finished.json")
-    if finished is not None and identity.matches(finished):
+    if finished is not None and identity.matches(finished) and not _may_go_on(finished, grpo):
         return GrpoReport(**finished["report"])
     begin(folder, identity, _MADE, ranks)
     started = time.monotonic()
@@ -88,7 +95,8 @@ def train(
         run = _Run(grpo, base, folder, pairs, identity, ranks, on_progress or _silent)
         report = run.report(started)
     if ranks.main:
-        write_json(folder / "finished.json", {**identity.record(), "report": asdict(report)})
+        began = {"base_hash": checkpoint_hash(base), "guards": grpo.guards.model_dump()}
+        write_json(folder / "finished.json", {**identity.record(), **began, "report": asdict(report)})
     ranks.barrier()
     return report
 
@@ -130,12 +138,13 @@ class _Run:
     def _train(self) -> None:
         grpo, ranks = self.grpo, self.ranks
         self._drop_unmarked()
-        order = make_order(self.pairs, grpo.block_pairs, grpo.group, ranks.world, grpo.seed)
+        order = make_order(self.pairs, grpo.block_pairs, grpo.group, ranks.world, grpo.seed, grpo.source_weights)
         sides = SideReader(self.pairs, Encoder(self.backbone, grpo.max_prompt_tokens))
         rollouts = make_rollouts(grpo, self.backbone, self.folder, ranks)
         table = RolloutTable(self.folder / ROLLOUTS, self.first) if ranks.main else None
         try:
             with RunLog(self.folder, self.first, ranks.main, GRPO) as log:
+                self.watch = HeldOutWatch(grpo, self.pairs.held_out, self.folder, log, ranks)
                 guards = Guards(grpo.guards, read_lines(self.folder / STEPS))
                 self.loop = Loop(
                     grpo, self.folder, self.identity, order, log, table, guards, ranks,
@@ -147,11 +156,14 @@ class _Run:
                 )  # fmt: skip
                 arguments = trainer_arguments(grpo, self.checkpoints, ranks.world)
                 self.trainer = EmbeddingGRPOTrainer(parts, arguments, [self.loop])
+                self.trainer.remove_callback(PrinterCallback)  # the log and `on_progress` tell the same
                 self.loop.trainer = self.trainer
+                self.watch.before(self.backbone)  # which learns, or gets a checkpoint's weights, only now
                 self.trainer.train(resume_from_checkpoint=self.resumed)
                 self.steps = self.trainer.state.global_step
                 self.rejected = log.rejected_rows
                 self._export()
+                self._report()
         finally:
             sides.close()
             rollouts.close()
@@ -168,10 +180,17 @@ class _Run:
             if m[0] <= stopped.step - self.grpo.guards.window
         ]
         self.steps, place = good[-1] if good else (0, Path(self.base))
+        if self.ranks.main:  # with other limits it goes on from the kept one
+            for step, later in marked_checkpoints(self.checkpoints, self.identity):
+                if step > self.steps:
+                    shutil.rmtree(later)
 
         def fill(target: Path) -> None:
-            if self.ranks.main:
-                save_backbone(load_backbone(str(place)) if good else _policy(self.base, self.grpo), target)
+            if self.ranks.main and good:
+                self.backbone.processor.save_pretrained(place)  # TRL writes the weights and the tokenizer alone
+                save_backbone(load_backbone(str(place)), target)
+            elif self.ranks.main:
+                save_backbone(_policy(self.base, self.grpo), target)
 
         write_folder(self.folder / "model", fill, self.ranks)
 
@@ -191,7 +210,36 @@ class _Run:
         self.ranks.barrier()
 
     def _evaluate(self, step: int) -> None:
-        """Filled by the slice."""
+        """The slice after `step` steps; every rank calls it."""
+        if not self.watch.wanted:
+            return
+        if not self._in_parts:
+            self.watch.during(self.backbone, step)
+            return
+        # Processes that generate each for itself would wait for each other's layers: they do so with a copy.
+        place = self.folder / HELD_OUT / "policy"
+        write_folder(place, self._save_policy, self.ranks)
+        self.watch.during(load_backbone(str(place)), step)
+        if self.ranks.main:
+            shutil.rmtree(place)
+
+    def _report(self) -> None:
+        """What `model/` gives on the slice."""
+        if not self.watch.wanted:
+            return
+        stopped = self.loop.stopped
+        present = stopped is None and not self._in_parts
+        model = self.backbone if present else load_backbone(str(self.folder / "model"))
+        self.watch.after(model, self.steps, stopped.message if stopped else "")
+
+    @property
+    def _in_parts(self) -> bool:
+        return self.trainer.accelerator.distributed_type in _IN_PARTS
+
+
+def _may_go_on(finished: dict[str, Any], grpo: Grpo) -> bool:
+    """Whether a guard ended the training that has other limits now."""
+    return bool(finished["report"]["stopped"]) and finished["guards"] != grpo.guards.model_dump()
 
 
 def _policy(base: str, grpo: Grpo) -> Backbone:

@@ -1,4 +1,4 @@
-"""TRL's GRPOTrainer with an embedding reward: six small overrides, no fork (UME-R1 section 3.3, equations 5 to 7).
+"""TRL's GRPOTrainer with an embedding reward: seven small overrides, no fork (UME-R1 section 3.3, equations 5 to 7).
 
 TRL keeps what it is good at: the objective with its clipping, divergence and normalisers, the advantages, the loop, the
 checkpoints, DeepSpeed and FSDP. What differs is where rows, rollouts, log-probs and rewards come from:
@@ -7,13 +7,15 @@ checkpoints, DeepSpeed and FSDP. What differs is where rows, rollouts, log-probs
 - `_prepare_inputs`: a block's rollouts are split by whole groups, so that a group shares its prompt in a forward pass;
 - `_get_per_token_logps_and_entropies`: by `scoring.score_groups`, which sees pictures and clips;
 - `_calculate_rewards`: of the whole block at once, from the policy's own states at `<gen_emb>`;
-- `_generate_and_score_completions`, `_compute_loss`: wrapped, to hand on what the others need.
+- `_generate_and_score_completions`, `_compute_loss`: wrapped, to hand on what the others need;
+- `_load_from_checkpoint`: by the names that these models have in a checkpoint.
 
 `tests/grpo/test_contract.py` holds the names and signatures that this relies on.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -34,17 +36,20 @@ from umer1_core.backbone.attention import ATTENTION
 from umer1_core.backbone.model import Backbone, use_attention
 from umer1_core.backbone.shared_prefix import Group, blank_media
 from umer1_core.grpo.anchor import anchor_gradient
-from umer1_core.grpo.block import Rolled, WholeBlock, gather_block, vectors_of
-from umer1_core.grpo.format import format_problem
+from umer1_core.grpo.block import WholeBlock, gather_block
 from umer1_core.grpo.pairs import QUERY, BlockOrder, PairBlockSampler, RLPairs, row_and_side
 from umer1_core.grpo.rewards import Components, Reward, score, total
-from umer1_core.grpo.rollouts.face import Completion, Prompt, Rollouts, SaveWeights
-from umer1_core.grpo.scoring import score_groups, score_in_packs
+from umer1_core.grpo.rolled import BOTH, roll
+from umer1_core.grpo.rollouts.face import Prompt, Rollouts, SaveWeights
+from umer1_core.grpo.scoring import Scored, score_groups, score_in_packs
 from umer1_core.grpo.sides import PairPrompts, SideReader
 from umer1_core.training.data.pair_table import Rejection
 from umer1_core.training.ranks import Ranks
 
 Metrics = dict[str, float]
+
+# TRL's means over the trained tokens of a pass.
+_OF_TOKENS = {"kl", "entropy", "clip_ratio/region_mean"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +108,11 @@ class EmbeddingGRPOTrainer(GRPOTrainer):
         if self.ref_model is not None:
             use_attention(self.accelerator.unwrap_model(self.ref_model), ATTENTION)
 
+    @property
+    def nothing_used(self) -> bool:
+        """Whether every pair of the present block was rejected, on all processes."""
+        return not bool(self._whole[0].used.any())
+
     # -- overrides ---------------------------------------------------------------------------------------------------
 
     def _get_train_sampler(self, dataset: Dataset | None = None) -> Sampler:
@@ -128,14 +138,14 @@ class EmbeddingGRPOTrainer(GRPOTrainer):
         **others: Any,
     ) -> tuple[Tensor, Tensor | None, None]:
         """Of the rows that `_compute_loss` names, with gradient, or of all the process has, in packs without."""
-        rows, groups = self._groups(self._scored_rows or list(range(len(input_ids))))
+        rows, groups = self._rolled.groups(self._scored_rows or range(len(input_ids)), self._sides_trained)
         if torch.is_grad_enabled():
             scored = score_groups(
                 model, self.parts.backbone, groups, compute_entropy, self._vectors_wanted, self._blanks
             )
             self._vectors = scored.vectors
         else:
-            scored = score_in_packs(model, self.parts.backbone, groups, self._budget, False)
+            scored = self._in_packs(model, groups, vectors=False)
         shape = (len(input_ids), logits_to_keep)
         log_probs = _placed(scored.log_probs, rows, shape, input_ids.device) + scored.anything
         entropies = _placed(scored.entropies, rows, shape, input_ids.device) if scored.entropies is not None else None
@@ -160,7 +170,7 @@ class EmbeddingGRPOTrainer(GRPOTrainer):
         count, group = len(self._rolled.pairs), self._rolled.group
         own = output["advantages"].view(count, 2, group)
         advantages = self.parts.ranks.gather(own.contiguous()).transpose(0, 1)
-        trained = self._trained_rows()
+        trained = self._rolled.trained(self._sides_trained)
         output["row"] = torch.arange(len(trained))
         output["completion_mask"] = output["completion_mask"] * trained.to(output["completion_mask"])[:, None]
         counted = self.parts.ranks.total(torch.stack([trained.sum(), torch.tensor(len(trained))]).to(self.args.device))
@@ -185,13 +195,26 @@ class EmbeddingGRPOTrainer(GRPOTrainer):
             loss: Tensor = super()._compute_loss(model, inputs)
         finally:
             rows, self._scored_rows = self._scored_rows, None
+        if not int(self.parts.ranks.total(inputs["completion_mask"].sum())):
+            for name in self._metrics["train"].keys() & _OF_TOKENS:  # of no token: no number, where TRL says 0
+                self._metrics["train"][name][-1] = math.nan
         if self.loss_type != "dapo":
             loss = loss / self._share
         if self._vectors_wanted and self._vectors is not None and len(self._vectors):
             # Backward of InfoNCE over the whole block: its gradient by each embedding is known, as in stage 1.
-            places, _ = self._groups(rows or [])
+            places, _ = self._rolled.groups(rows or [], self._sides_trained)
             loss = loss + self.parts.ranks.world * (self._vectors * inputs["anchor"][places].to(self._vectors)).sum()
         return loss
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """`save_pretrained` renames the weights of these models; the base class would find none of them and go on with
+        the base checkpoint's. FSDP writes a format of its own. Raises RuntimeError where a weight is missing."""
+        if self.is_fsdp_enabled:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            return
+        policy = self.accelerator.unwrap_model(self.model)
+        saved = type(policy).from_pretrained(resume_from_checkpoint, dtype=policy.dtype)
+        policy.load_state_dict(saved.state_dict())
 
     # -- rollouts ----------------------------------------------------------------------------------------------------
 
@@ -200,7 +223,7 @@ class EmbeddingGRPOTrainer(GRPOTrainer):
         started = time.monotonic()
         grpo, ranks = self.parts.grpo, self.parts.ranks
         block = self.state.global_step // self.num_iterations
-        rows = [row_and_side(int(prompt))[0] for prompt in prompts[:: 2 * self.parts.grpo.group]]
+        rows = [row_and_side(int(prompt))[0] for prompt in prompts[:: 2 * grpo.group]]
         pairs = self.parts.sides.read(rows)
         for rejection in ranks.gather_objects([pair for pair in pairs if isinstance(pair, Rejection)]):
             self.parts.on_rejection(rejection)
@@ -208,107 +231,39 @@ class EmbeddingGRPOTrainer(GRPOTrainer):
         usable = [pair for pair in pairs if isinstance(pair, PairPrompts)]
         asked: list[Prompt] = [prompt for pair in usable for prompt in pair.prompts]
         made = self.parts.rollouts.sample(asked, grpo.group, rollout_seed(grpo.seed, block, ranks.rank))
-        self._rolled = self._judged(block, pairs, made)
+        self._rolled = roll(block, pairs, made, grpo.group, self.parts.backbone, self.accelerator.device)
         if block + 1 < -(-self.args.max_steps // self.num_iterations):
             self.parts.sides.ahead(self.parts.order.share(block + 1, ranks.rank).tolist())
         self._ratio = None if self.parts.rollouts.reads_vectors else self._read_vectors()
         self.seconds["generate_s"] = time.monotonic() - started
-        return self._as_trl_takes_them()
-
-    def _judged(self, block: int, pairs: Sequence[PairPrompts | Rejection], made: list[list[Completion]]) -> Rolled:
-        """Rollouts with their texts and what is wrong with their form."""
-        backbone = self.parts.backbone
-        groups = iter(made)
-        completions = tuple(
-            (tuple(next(groups)), tuple(next(groups))) if isinstance(pair, PairPrompts) else ((), ()) for pair in pairs
-        )
-        decode = backbone.processor.tokenizer.decode
-        texts = tuple(tuple(tuple(decode(list(c.ids)) for c in side) for side in sides) for sides in completions)
-        problems = tuple(
-            tuple(tuple(format_problem(c.ids, backbone.ids, decode) for c in side) for side in sides)
-            for sides in completions
-        )
-        width = backbone.model.config.text_config.hidden_size
-        vectors = vectors_of(completions, width, self.parts.grpo.group).to(self.accelerator.device)
-        return Rolled(block, tuple(pairs), completions, texts, problems, vectors, self.parts.grpo.group)
+        prompt_ids, completion_ids = self._rolled.token_ids(self.parts.backbone.ids)
+        return {"prompt_ids": prompt_ids, "completion_ids": completion_ids, "logprobs": None}
 
     def _read_vectors(self) -> Tensor:
         """For rollouts that came without: the policy's pass over them; returns policy over sampler for each token."""
-        rows, groups = self._groups(list(range(2 * self.parts.grpo.group * len(self._rolled.pairs))), both=True)
-        packs = self.parts.ranks.most(len(groups))
-        with torch.no_grad():
-            scored = score_in_packs(self.model, self.parts.backbone, groups, self._budget, True, packs if packs else 0)
+        rows, groups = self._rolled.groups(range(self._rolled.rows), BOTH)
+        scored = self._in_packs(self.model, groups, vectors=True)
         flat = self._rolled.vectors.flatten(0, 2)
         if scored.vectors is not None:
             flat[rows] = scored.vectors.to(flat)
-        return self._token_ratio(rows, scored.log_probs)
-
-    def _token_ratio(self, rows: list[int], log_probs: Tensor) -> Tensor:
-        """[rows, longest]: what an advantage is multiplied with for a token that another kernel sampled, at most 2
-        (truncated importance sampling); 1 where the sampler tells no log-probs."""
-        everything = [c for sides in self._rolled.completions for side in sides for c in side]
-        count = 2 * self.parts.grpo.group * len(self._rolled.pairs)
-        longest = max((len(c.ids) for c in everything), default=1)
-        ratio = torch.ones(count, longest, device=self.accelerator.device)
-        gaps = []
-        for row, completion, own in zip(rows, everything, log_probs, strict=True):
-            if completion.logprobs is not None:
-                told = torch.tensor(completion.logprobs, device=own.device)
-                difference = own[: len(told)] - told
-                gaps.append(difference.abs().mean())
-                ratio[row, : len(told)] = difference.exp().clamp(max=2.0)
-        if gaps:
-            self._metrics["train"]["sampler_gap"].append(torch.stack(gaps).mean().item())
+        ratio, gap = self._rolled.token_ratio(rows, scored.log_probs)
+        if gap is not None:
+            self._metrics["train"]["sampler_gap"].append(gap)
         return ratio
 
-    def _as_trl_takes_them(self) -> dict[str, Any]:
-        """Rows pair by pair; a rejected pair's are one token each."""
-        ids = self.parts.backbone.ids
-        prompt_ids: list[list[int]] = []
-        completion_ids: list[list[int]] = []
-        for pair, sides in zip(self._rolled.pairs, self._rolled.completions, strict=True):
-            for side in (0, 1):
-                if isinstance(pair, PairPrompts):
-                    prompt_ids += [list(pair.prompts[side].row.prompt)] * self.parts.grpo.group
-                    completion_ids += [list(completion.ids) for completion in sides[side]]
-                else:
-                    prompt_ids += [[ids.pad]] * self.parts.grpo.group
-                    completion_ids += [[ids.end_of_turn]] * self.parts.grpo.group
-        return {"prompt_ids": prompt_ids, "completion_ids": completion_ids, "logprobs": None}
-
-    # -- rows and groups ---------------------------------------------------------------------------------------------
+    def _in_packs(self, model: Any, groups: list[Group], vectors: bool) -> Scored:
+        """Without gradient, as many tokens a pass as the largest groups of `micro_pairs` pairs have."""
+        budget, most = 2 * self.parts.grpo.micro_pairs * self._rolled.largest, self.parts.ranks.most
+        return score_in_packs(model, self.parts.backbone, groups, budget, vectors, self._blanks, most)
 
     @property
     def _parts_of_a_block(self) -> int:
         """Passes with gradient that a process's rollouts of a block are split into."""
-        return self.parts.order.pairs // self.parts.order.world // self.parts.grpo.micro_pairs
+        return self.args.gradient_accumulation_steps
 
     @property
-    def _budget(self) -> int:
-        """Tokens of a pass without gradient: what the largest pass with gradient may have."""
-        pairs = [pair for pair in range(len(self._rolled.pairs)) if self._rolled.used[pair]]
-        largest = max((self._rolled.of_side(p, s).tokens() for p in pairs for s in (0, 1)), default=1)
-        return 2 * self.parts.grpo.micro_pairs * largest
-
     def _sides_trained(self) -> tuple[int, ...]:
-        return (QUERY,) if self.parts.grpo.train_sides == "query" else (0, 1)
-
-    def _trained_rows(self) -> Tensor:
-        """bool [rows] of this process."""
-        used = torch.tensor(self._rolled.used).view(-1, 1, 1)
-        side = torch.tensor([s in self._sides_trained() for s in (0, 1)]).view(1, 2, 1)
-        return (used & side).expand(-1, -1, self._rolled.group).flatten()
-
-    def _groups(self, rows: Sequence[int], both: bool = False) -> tuple[list[int], list[Group]]:
-        """Of rows in whole groups: those that are trained on (both: also the side that is not), and their groups."""
-        sides = (0, 1) if both else self._sides_trained()
-        group = self._rolled.group
-        found = [divmod(row // group, 2) for row in rows[::group]]
-        chosen = [(pair, side) for pair, side in found if self._rolled.used[pair] and side in sides]
-        places = [(2 * pair + side) * group + place for pair, side in chosen for place in range(group)]
-        offset = rows[0] if rows else 0
-        groups = [self._rolled.of_side(pair, side) for pair, side in chosen]
-        return [place - offset for place in places], groups
+        return (QUERY,) if self.parts.grpo.train_sides == "query" else BOTH
 
     def _anchor(self, block: WholeBlock) -> tuple[float, Tensor]:
         """The loss, and its gradient by the embeddings of the process's rows [rows, width]."""

@@ -1,4 +1,4 @@
-"""How pictures and clips travel to an annotator: as their own bytes or file; rendered here where their notes ask it.
+"""How pictures and clips travel to a server: as their own bytes or file; rendered here where their notes ask it.
 
 vLLM 0.32 itself turns by EXIF and composes alpha on white, but clips 16-bit pixels, and other servers and versions do
 less. So whatever has notes is rendered, once and here, and every server sees what the student sees.
@@ -22,6 +22,7 @@ from umer1_core.pairs import Media
 # A rendered picture goes as JPEG with full colour: PNG of 1.6 megapixels takes ten to thirty times the 11 ms and three
 # times the bytes, and what JPEG loses at this quality is less than what a resize does.
 _QUALITY = 95
+_PNG_EFFORT = 1
 _IMAGE_TYPES = {
     b"\xff\xd8\xff": b"image/jpeg",
     b"\x89PNG": b"image/png",
@@ -32,12 +33,15 @@ _IMAGE_TYPES = {
 }
 
 
-def data_url(media: Media) -> bytes:
-    """A data URL: an image with its own type, a clip as comma-separated JPEG frames (vLLM's form)."""
+def data_url(media: Media, lossless: bool = False) -> bytes:
+    """A data URL: an image with its own type, a clip as comma-separated frames (vLLM's form).
+
+    lossless: what is rendered goes as PNG, for a server that must see the very pixels that the student does.
+    """
     if media.kind == "image":
-        data = _shown(read_image(media), media)
+        data = _shown(read_image(media), media, lossless)
         return b"".join((b"data:", image_type(data), b";base64,", b64encode(data)))
-    frames = [_shown(frame, media) for frame in read_frames(media)]
+    frames = [_shown(frame, media, lossless) for frame in read_frames(media)]
     # GLM-4.1V sees frames in pairs and refuses a clip of one; a still shown twice is the same clip.
     frames = frames * 2 if len(frames) == 1 else frames
     return b"data:video/jpeg;base64," + b",".join(map(b64encode, frames))
@@ -70,12 +74,15 @@ def image_type(data: bytes) -> bytes:
     return next((kind for magic, kind in _IMAGE_TYPES.items() if data.startswith(magic)), b"image/png")
 
 
-def _shown(data: bytes, media: Media) -> bytes:
-    return encoded(rendered(data, media.notes, media.where)) if is_rendered(media) else data
+def _shown(data: bytes, media: Media, lossless: bool) -> bytes:
+    return _encoded(rendered(data, media.notes, media.where), lossless) if is_rendered(media) else data
 
 
-def encoded(picture: Image.Image) -> bytes:
-    """A rendered picture as JPEG."""
+def _encoded(picture: Image.Image, lossless: bool) -> bytes:
+    """A rendered picture as JPEG, or without loss as PNG."""
     sink = io.BytesIO()
-    picture.save(sink, "JPEG", quality=_QUALITY, subsampling=0)
+    if lossless:
+        picture.save(sink, "PNG", compress_level=_PNG_EFFORT)
+    else:
+        picture.save(sink, "JPEG", quality=_QUALITY, subsampling=0)
     return sink.getvalue()

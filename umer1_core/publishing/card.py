@@ -19,6 +19,7 @@ from umer1_core.console import token_line
 from umer1_core.errors import safe_url
 from umer1_core.publishing.licences import licence_notes
 from umer1_core.store import Store
+from umer1_core.text import markdown_text
 
 CARD = "README.md"
 _WHAT = {
@@ -55,7 +56,7 @@ def render_card(
         undefined=StrictUndefined,
         trim_blocks=True,
     )
-    environment.filters |= {"n": _number, "cell": _cell, "plain": _plain}
+    environment.filters |= {"n": _number, "cell": markdown_text, "plain": _plain}
     rows = {name: sum(entry["rows"] for entry in manifest["tables"].get(name, [])) for name in _WHAT}
     tables = [name for name in _WHAT if rows[name]]
     return environment.get_template("card.md.jinja").render(
@@ -134,7 +135,3 @@ def _number(value: int) -> str:
 
 def _plain(value: float) -> str:
     return f"{value:g}"
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from umer1_core.publishing.diff import Difference, Kind
 from umer1_core.publishing.diff_examples import Example, Judgement
+from umer1_core.text import one_line
 
 _KINDS = {
     "only_in_a": "only in A",
@@ -100,7 +101,8 @@ def _print_example(example: Example, console: Console) -> None:
         ("target", example.target, example.target_media),
     ):
         console.print(
-            f"  {role:<7}{escape(' '.join([*(f'[{where}]' for where in media), _short(text)]))}", soft_wrap=True
+            f"  {role:<7}{escape(' '.join([*(f'[{where}]' for where in media), one_line(text, _TEXT)]))}",
+            soft_wrap=True,
         )
     for name, said in (("A", example.before), ("B", example.after)):
         console.print(f"  {name:<7}{escape(_judgement(said))}", soft_wrap=True)
@@ -111,12 +113,7 @@ def _judgement(said: Judgement | None) -> str:
         return "does not have it"
     if not said.kept:
         return f"dropped: {', '.join(said.reasons)}"
-    return f"kept: {_short(said.query_summary)} → {_short(said.target_summary)}"
-
-
-def _short(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= _TEXT else line[: _TEXT - 1] + "…"
+    return f"kept: {one_line(said.query_summary, _TEXT)} → {one_line(said.target_summary, _TEXT)}"
 
 
 def _listed(counts: dict[str, int]) -> str:
@@ -124,4 +121,4 @@ def _listed(counts: dict[str, int]) -> str:
 
 
 def _value(value: object) -> str:
-    return escape("–" if value is None else _short(orjson.dumps(value).decode()))
+    return escape("–" if value is None else one_line(orjson.dumps(value).decode(), _TEXT))

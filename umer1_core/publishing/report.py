@@ -23,13 +23,13 @@ from umer1_core.publishing.gallery import draw_pairs, draw_rejections
 from umer1_core.publishing.ledger import ledger
 from umer1_core.publishing.parity import parity
 from umer1_core.query import connect, rows, scan
+from umer1_core.scores import ROWS, SCORES, columns
 from umer1_core.store import Store
 
 REPORT = "report/index.html"
 _COLORS = 8  # colours of reasons in the style sheet; rarer reasons share the last
 _BINS = 32
 _LABEL = 40  # height of a block's two lines in the flow
-_SCORES = ("generative", "discriminative", "oracle", "chance")
 # What became of generated tokens: outcome, words, colour.
 _SPENT = (
     ("useful", "useful, in sides that were kept", "kept"),
@@ -103,7 +103,7 @@ def write_report(store: Store, recipe: Recipe, seed: int = 0) -> str:
         ],
         pairs=draw_pairs(store, seed),
         rejected=draw_rejections(store, seed),
-        scores=score_table(store.read_json("scores.json")),
+        scores=score_table(store.read_json(SCORES)),
     )
     store.write_bytes(REPORT, page.encode())
     return f"{store.root}/{REPORT}"
@@ -184,11 +184,12 @@ def histogram(store: Store, column: str, title: str) -> Histogram:
 
 def score_table(scores: dict[str, Any] | None) -> list[tuple[str, list[float]]]:
     """hit@1 by mode, a line for each way of scoring; nothing where nothing is scored yet."""
-    lines = {"overall": "trained, mean over sources", "pooled": "trained, all sources pooled", "untrained": "untrained"}
     return [
-        (label, [float(scores[part][mode]) for mode in _SCORES])
-        for part, label in lines.items()
-        if scores and part in scores
+        (
+            f"{column.student}, {'all sources pooled' if column.pooled else 'mean over sources'}",
+            [float(column.hits[mode]) for mode in ROWS],
+        )
+        for column in columns(scores or {})
     ]
 
 

@@ -72,7 +72,8 @@ def train(
     are counted, with (rows done, rows) of this process. Raises Fatal where the recipe says that training stops.
     """
     ranks = join_ranks()
-    folder, data = Path(directory), ColdStart(store, training.held_out_pairs, training.seed)
+    folder = Path(directory)
+    data = ColdStart(store, training.held_out_pairs, training.seed, training.rl_apart)
     identity = Identity(data.data_hash, fingerprint(training.model_dump(exclude=_NO_EFFECT)))
     finished = read_json(folder / "finished.json")
     if finished is not None and identity.matches(finished):

@@ -28,9 +28,7 @@ def launch_command(config_file: str | Path, arguments: Sequence[str], processes:
     Raises Fatal when there is no such file.
     """
     if not Path(config_file).is_file():
-        raise Fatal(
-            f"{config_file} is no file.", "Name an accelerate config in `training.accelerate`: see deploy/accelerate."
-        )
+        raise Fatal(f"{config_file} is no file.", "Name an accelerate config in the recipe: see deploy/accelerate.")
     launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config_file)]
     launcher += ["--num_processes", str(processes)] if processes else []
     return [*launcher, "-m", "umer1_core.cli", *arguments]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from umer1_core.text import markdown_text
 from umer1_core.validation.docs import failing_first
 from umer1_core.validation.expectations import Check
 from umer1_core.validation.validate import ValidationOutcome
@@ -30,7 +31,7 @@ def to_markdown(outcome: ValidationOutcome, data_hash: str, link: str = "") -> s
 def _failures(outcome: ValidationOutcome) -> str:
     shown = outcome.failures[:_FAILURES_SHOWN]
     # A list and not a table: the UI cuts what is wider than a table's cell.
-    lines = [f"- {_cell(each.sentence)}" for each in shown]
+    lines = [f"- {markdown_text(each.sentence)}" for each in shown]
     if len(shown) < len(outcome.failures):
         lines.append(f"- {len(outcome.failures) - len(shown):,} more: see the Data Docs")
     return "\n".join(lines)
@@ -49,7 +50,7 @@ def _groups(checks: tuple[Check, ...]) -> str:
 
 def _expectations(checks: tuple[Check, ...]) -> str:
     rows = [
-        f"| {check.group} | `{check.column}` | {_cell(check.demand)} | {_cell(check.why)} "
+        f"| {check.group} | `{check.column}` | {markdown_text(check.demand)} | {check.why} "
         f"| {_result(len(check.failures) and 1)} |"
         for check in failing_first(checks)
     ]
@@ -58,9 +59,3 @@ def _expectations(checks: tuple[Check, ...]) -> str:
 
 def _result(failing: int) -> str:
     return f"✗ {failing} fail" if failing > 1 else "✗ fails" if failing else "✓"
-
-
-def _cell(text: str) -> str:
-    """Text of the data as text: a table cell has no bars and no line ends, and tags in it are not tags."""
-    safe = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("|", "&#124;")
-    return " ".join(safe.replace("[", "&#91;").split())

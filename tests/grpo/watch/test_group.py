@@ -2,6 +2,7 @@
 
 import io
 import re
+from dataclasses import replace
 
 import orjson
 import pytest
@@ -163,3 +164,14 @@ def test_json_holds_everything_once(made):
     assert (found["step"], found["own"]["media"], len(found["rollouts"])) == (40, ["0.png"], GROUP)
     assert (first["ranking"], first["problem"], first["nearest"][0]["right"]) == (1.0, "", True)
     assert first["text"] == group.rollouts[0].record.text and "record" not in first
+
+
+def test_equal_texts_are_shown_once(made):
+    store, table, pairs = made
+    group = show_group(table, store, Wish(pair=pairs[0].pair_id, side="query"))
+    first, second = group.rollouts[:2]
+    twin = replace(second, record=replace(second.record, text=first.record.text))
+    text = printed(replace(group, rollouts=(first, twin, *group.rollouts[2:])), terminal=False, width=200)
+    numbers = sorted((first.record.rollout, second.record.rollout))
+    assert f"rollouts {numbers[0]}, {numbers[1]}  reward {first.record.reward:.2f}" in text
+    assert text.count("  reward ") == len(group.rollouts) - 1

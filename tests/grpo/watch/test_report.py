@@ -9,7 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from umer1_core.grpo.watch.group import ShownSide
-from umer1_core.grpo.watch.report import Example, Retrieval, before_after, headline, report_json, report_page, sign_test
+from umer1_core.grpo.watch.report import (
+    Example,
+    Outcome,
+    Retrieval,
+    before_after,
+    headline,
+    report_json,
+    report_page,
+    sign_test,
+)
 from umer1_core.template import training_response
 
 BEFORE = {"hit_gen": 0.8, "hit_disc": 0.88, "oracle": 0.9, "hit_gen_image": 0.7, "format": 0.95, "ranking": 0.71}
@@ -46,6 +55,8 @@ def test_every_number_of_both_stands_before_and_after_with_its_difference():
     assert "| cosine after another's reasoning | 0.914 | 0.914 | +0.000 |" in page
     assert "-0.0" not in report_page(before_after(BEFORE, BEFORE | {"gap": BEFORE["gap"] - 1e-6}, []))
     assert "with a generative embedding" not in page, "only one of the two has it"
+    for missing in (None, math.nan):
+        assert "reasoning" not in report_page(before_after(BEFORE, AFTER | {"cot_swapped": missing}, []))
     assert "3 of 24 queries gained, 1 lost (sign test: p = 0.62)" in page
 
 
@@ -58,6 +69,17 @@ def test_the_most_helped_and_the_most_hurt_are_shown_whichever_is_more():
     assert margins == sorted(margins, reverse=True)
     few = before_after(BEFORE, AFTER, changed(2, 0, 1), shown=5)
     assert len(few.helped) == 3 and not few.hurt and "## Hurt most\n\nNone." in report_page(few)
+
+
+def test_the_page_says_which_model_it_is_of_and_where_a_better_one_was():
+    def told(outcome: Outcome) -> str:
+        return report_page(before_after(BEFORE, AFTER, [], outcome)).split("\n\n")[2]
+
+    last = told(Outcome(1_200, 1_200, 0.87))
+    assert last.startswith("The model has learned for 1,200 steps. No evaluation was better than its own (0.870")
+    assert "The best evaluation was at step 50 (0.870" in told(Outcome(1_200, 50, 0.87))
+    stopped = told(Outcome(100, 50, 0.87, "Step 130: tokens is 3*."))
+    assert stopped.startswith("A guard ended the training: Step 130: tokens is 3&#42;. The model is that of step 100.")
 
 
 def test_nothing_changed_helps_and_hurts_nobody():
@@ -81,6 +103,12 @@ def test_an_example_shows_both_answers_and_what_they_found():
     assert "| reasoning | &lt;think&gt;no | It is &#42;red&#42;. |" in page
     assert "| answer | (no embedding: the completion has no end) | a red disc |" in page
     assert "| margin | – | +0.250 |" in page and "nan" not in page
+
+
+def test_a_query_without_an_embedding_found_nothing():
+    lost = Retrieval("<think>no", None, False, math.nan)
+    page = report_page(before_after(BEFORE, AFTER, [example(1, retrieval(True, 0.2), lost)]))
+    assert "| retrieved | ✓ a red disc | ✗ – |" in page.replace("&#91;b.png&#93; ", "")
 
 
 def test_what_a_model_writes_breaks_no_table():

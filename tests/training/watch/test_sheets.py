@@ -93,7 +93,7 @@ def test_the_page_says_what_the_time_is_spent_on_and_keeps_zeros_that_mean_somet
     page = training_page(still, EVALUATIONS, 150, curves_svg(still, EVALUATIONS, GRPO), "", GRPO)
     assert page.startswith("# GRPO: step 120 of 150\n")
     assert re.search(
-        r"\d+ rollouts/s; 2\.4 s a step: generate \d+%, score \d+%, train \d+%; best checkpoint: step 120", page
+        r"\d+ rollouts/s; 2\.4 s a step: generate \d+%, score \d+%, train \d+%; best evaluation: step 120", page
     )
     assert "| gap | 0.000 | 0.000 |" in page and "| groups without spread | 0.0% | 0.0% |" in page
     assert "clipped" not in page and "anchor" not in page

@@ -1,6 +1,7 @@
 """hit@1 on a slice, against a loop over single sequences."""
 
 import itertools
+import math
 
 import pytest
 import torch
@@ -9,7 +10,8 @@ from tests.student import cold_start_row, small_pairs, small_student
 from umer1_core.backbone.collate import Encoder, collate
 from umer1_core.backbone.forward import hidden_states
 from umer1_core.backbone.positions import read_embeddings
-from umer1_core.training.watch.slice import evaluate_slice, reasoned
+from umer1_core.retrieval import similarities
+from umer1_core.training.watch.slice import evaluate_slice, look_at_slice, reasoned
 
 
 @pytest.fixture(scope="module")
@@ -70,21 +72,52 @@ def test_both_modes_are_scored_as_single_sequences_would_be(backbone, encoder, r
     assert scores["completion_tokens"] == 1.0
 
 
+def test_what_each_query_found_is_what_the_scores_are_of(backbone, encoder, records, writes_the_token_at_once):
+    look = look_at_slice(backbone, encoder, records, 8, batch=5)
+    vectors = [alone(backbone, encoder, side)["gen"] for side in reasoned(records)]
+    queries, targets = torch.stack(vectors[::2]), torch.stack(vectors[1::2])
+    table = queries @ targets.T
+    either = [a or b for a, b in zip(*(hits(backbone, encoder, records, n) for n in ("gen", "disc")), strict=True)]
+    assert [f.right for f in look.found] == (table.argmax(1) == torch.arange(12)).tolist()
+    for row, (found, record) in enumerate(zip(look.found, records, strict=True)):
+        assert found.target == records[int(table[row].argmax())]["target_key"]
+        others = torch.cat([table[row, :row], table[row, row + 1 :]])
+        assert found.margin == pytest.approx(float(table[row, row] - others.max()), abs=1e-5)
+        assert (found.margin > 0) == found.right and found.completion == "<gen_emb>"
+        assert look.sides[record["query_key"]].steps == 1
+    assert look.scores["oracle"] == pytest.approx(sum(either) / 12)
+    assert look.scores["hit_gen"] == pytest.approx(sum(f.right for f in look.found) / 12)
+
+
+def test_of_a_tie_the_wrong_target_is_what_was_found(backbone, encoder, records, monkeypatch, writes_the_token_at_once):
+    """It is a miss: that the right one is shown would be an accident of their order."""
+    monkeypatch.setattr("umer1_core.training.watch.slice.similarities", lambda *given: similarities(*given) * 0)
+    found = look_at_slice(backbone, encoder, records[:2], 8).found
+    assert [f.target for f in found] == [records[1]["target_key"], records[0]["target_key"]]
+    assert [(f.right, f.margin) for f in found] == [(False, 0.0)] * 2
+
+
 def test_a_query_is_found_when_its_target_is_the_only_one(backbone, encoder, records, writes_the_token_at_once):
     """The negative control of the scores above: an untrained student's may all be zero."""
     one = evaluate_slice(backbone, encoder, records[:1], 8)
     assert (one["hit_disc"], one["hit_gen"], one["candidates"]) == (1.0, 1.0, 1)
+    (found,) = look_at_slice(backbone, encoder, records[:1], 8).found
+    assert found.right and found.target == records[0]["target_key"] and math.isnan(found.margin)
 
 
 def test_a_completion_without_the_token_finds_nothing(backbone, encoder, records):
     scores = evaluate_slice(backbone, encoder, records[:1], 2)
     assert scores["gen_ok"] == 0.0, "the untrained student wrote the token, so this test would prove nothing"
     assert scores["hit_gen"] == 0.0 and scores["hit_disc"] == 1.0 and scores["hit"] == 0.5
+    assert scores["oracle"] == 1.0
+    (found,) = look_at_slice(backbone, encoder, records[:1], 2).found
+    assert found.completion and not found.target and not found.right and math.isnan(found.margin)
 
 
 def test_the_discriminative_mode_generates_nothing(backbone, encoder, records):
     scores = evaluate_slice(backbone, encoder, records, 8, mode="disc")
     assert scores["hit"] == scores["hit_disc"] and not any("gen" in name for name in scores)
+    assert "oracle" not in scores and not look_at_slice(backbone, encoder, records[:2], 8, mode="disc").found
 
 
 def test_equal_targets_are_one_candidate_and_embedded_once(backbone, encoder, records):

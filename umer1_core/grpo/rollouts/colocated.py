@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from umer1_core.backbone.model import TokenIds
-from umer1_core.errors import Fatal
+from umer1_core.errors import BadInput, Fatal
 from umer1_core.grpo.rollouts.face import Completion, Prompt, Sampling, SaveWeights
 from umer1_core.grpo.rollouts.vllm_chat import CLIPS, chat_messages, check_prompt, completion, sampling_fields
 from umer1_core.grpo.rollouts.vllm_weights import put_weights
@@ -28,7 +28,7 @@ _GIB = 1 << 30
 class Colocated:
     """One engine a rank, started by the first `load` on the weights it writes.
 
-    weights_folder: one for all ranks of a machine, best in memory (/dev/shm); main: whether this rank writes it;
+    weights_folder: one that all ranks see, best in memory (/dev/shm); main: whether this rank writes it;
     barrier: waits until every rank has called it; device: this rank's; memory: the engine's share of a GPU;
     kv_cache_gib: on the CPU; max_model_len: of prompt and completion; sleeps: give the memory back between steps.
     """
@@ -72,24 +72,25 @@ class Colocated:
         if self._engine is None:
             self._engine = self._start()
         else:
-            self._wake()
-            self._engine.collective_rpc("load_policy")
-            # Reloading empties the worker's features of media, of which the scheduler would still know.
-            self._engine.llm_engine.reset_encoder_cache()
-            self._engine.reset_prefix_cache()
+            with _living():
+                self._reload()
         self._loaded = step
 
     def sample(self, prompts: Sequence[Prompt], group: int, seed: int) -> list[list[Completion]]:
-        """See `Rollouts`. Raises BadInput for media that cannot be read, Fatal where another prompt is read than the
-        trainer's. At a block's end the engine sleeps, if it `sleeps`."""
+        """See `Rollouts`. Raises BadInput with the key of a side that does not fit, Fatal where another prompt is read
+        than the trainer's, or the engine died. At a block's end the engine sleeps, if it `sleeps`."""
+        for prompt in prompts:
+            self._check_length(prompt)
         from vllm import SamplingParams
 
         fields = [sampling_fields(self._sampling, self._ids, prompt, group, seed) for prompt in prompts]
         asked = [SamplingParams(**each, logprobs=0, detokenize=False) for each in fields]
-        self._wake()
-        answers = self._engine.chat([chat_messages(prompt) for prompt in prompts], asked, use_tqdm=False)
-        if self._sleeps:
-            self._engine.sleep(level=1)
+        messages = [chat_messages(prompt) for prompt in prompts]
+        with _living():
+            self._wake()
+            answers = self._engine.chat(messages, asked, use_tqdm=False)
+            if self._sleeps:
+                self._engine.sleep(level=1)
         return [self._group(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
 
     def close(self) -> None:
@@ -97,6 +98,21 @@ class Colocated:
         if self._engine is not None:
             self._engine.llm_engine.engine_core.shutdown()
             self._engine = None
+
+    def _reload(self) -> None:
+        self._wake()
+        self._engine.collective_rpc("load_policy")
+        # Reloading empties the worker's features of media, of which the scheduler would still know.
+        self._engine.llm_engine.reset_encoder_cache()
+        self._engine.reset_prefix_cache()
+
+    def _check_length(self, prompt: Prompt) -> None:
+        length, written, limit = len(prompt.row), self._sampling.max_new_tokens, self._settings["max_model_len"]
+        if length + written > limit:
+            raise BadInput(
+                "too_many_tokens",
+                f"side {prompt.key}: {length} tokens and {written} to write, the engine holds {limit}",
+            )
 
     def _wake(self) -> None:
         if self._sleeps:
@@ -131,10 +147,23 @@ class Colocated:
                     media_io_kwargs=CLIPS,
                     **self._settings,
                 )
-        except (RuntimeError, ValueError) as error:
+        except (RuntimeError, ValueError, OSError) as error:
             raise Fatal(f"vLLM does not start: {error}", "Its own messages stand above.") from error
         engine.collective_rpc("end_with", args=(os.getpid(),))
         return engine
+
+
+@contextlib.contextmanager
+def _living() -> Iterator[None]:
+    """Raises Fatal where the engine dies inside."""
+    from vllm.v1.engine.exceptions import EngineDeadError
+
+    try:
+        yield
+    except EngineDeadError as error:
+        raise Fatal(
+            "The vLLM engine of this process died.", "Its messages stand above; started again, the training goes on."
+        ) from error
 
 
 @contextlib.contextmanager

@@ -55,7 +55,10 @@ class Rollouts(Protocol):
     """Whether completions come with their embedding; otherwise the policy reads them in a pass of its own."""
 
     def load(self, step: int, save: SaveWeights) -> None:
-        """Sample from the policy's present weights from now on. Free where they are shared, or of `step` already."""
+        """Sample from the policy's present weights from now on. Free where they are shared, or of `step` already.
+
+        Every rank calls it, and `save` is called on every rank.
+        """
 
     def sample(self, prompts: Sequence[Prompt], group: int, seed: int) -> list[list[Completion]]:
         """`group` completions of each prompt. Raises Transient where a server is gone for longer than its deadline."""

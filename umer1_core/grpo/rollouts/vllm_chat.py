@@ -6,21 +6,17 @@ for id, with media that lose nothing on the way; a banned id never comes through
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable, Sequence
 from typing import Any
-
-from pybase64 import b64encode
 
 from umer1_core.backbone.model import TokenIds
 from umer1_core.errors import Fatal
 from umer1_core.grpo.rollouts.face import Completion, Prompt, Sampling
-from umer1_core.media import data_url, is_rendered, read_frames, read_image, rendered
-from umer1_core.pairs import Media, draw_priority
+from umer1_core.media import data_url
+from umer1_core.pairs import draw_priority
 
 # vLLM cuts a bias off here: e^-100 of what the most likely token has.
 _LEAST_BIAS = -100.0
-_PNG_EFFORT = 1
 
 CLIPS: dict[str, Any] = {"video": {"num_frames": -1, "fps": 2}}
 """vLLM's `media_io_kwargs`: every frame that is sent, at the rate that the families' processors take unnamed frames to
@@ -32,7 +28,7 @@ def chat_messages(prompt: Prompt) -> list[dict[str, Any]]:
     parts: list[dict[str, Any]] = []
     for item in prompt.media:
         kind = f"{item.kind}_url"
-        parts.append({"type": kind, kind: {"url": _url(item)}})
+        parts.append({"type": kind, kind: {"url": data_url(item, lossless=True).decode()}})
     return [{"role": "user", "content": [*parts, {"type": "text", "text": prompt.text}]}]
 
 
@@ -81,21 +77,6 @@ def completion(token_ids: Iterable[int], logprobs: Iterable[float], sampling: Sa
             "Its weights are damaged: go back to an earlier checkpoint.",
         )
     return Completion(ids, tuple(logprobs))
-
-
-def _url(media: Media) -> str:
-    """As the bytes it is; what is rendered first, without loss: the trainer sees the rendered pixels themselves."""
-    if not is_rendered(media):
-        return data_url(media).decode()
-    if media.kind == "image":
-        return f"data:image/png;base64,{_png(read_image(media), media)}"
-    return "data:video/jpeg;base64," + ",".join(_png(frame, media) for frame in read_frames(media))
-
-
-def _png(data: bytes, media: Media) -> str:
-    sink = io.BytesIO()
-    rendered(data, media.notes, media.where).save(sink, "PNG", compress_level=_PNG_EFFORT)
-    return b64encode(sink.getvalue()).decode()
 
 
 def _first_difference(used: Sequence[int], row: Sequence[int]) -> str:

@@ -1,6 +1,6 @@
 """What reinforcement learning changed: a Markdown page for people, JSON for programs.
 
-    report = before_after(scores_before, scores_after, queries)
+    report = before_after(scores_before, scores_after, queries, outcome)
     page, record = report_page(report), report_json(report)
 
 Guarantees: pure; every number stands before and after, with its difference, whether it rose or fell; as many examples
@@ -9,7 +9,6 @@ that were hurt are shown as that were helped, where there are as many.
 
 from __future__ import annotations
 
-import html
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -18,19 +17,23 @@ import orjson
 
 from umer1_core.grpo.watch.group import ShownSide
 from umer1_core.template import GEN_EMB, parse_rollout
+from umer1_core.text import markdown_text, one_line
 
 Scores = Mapping[str, float]
 """An evaluation: `hit_gen`, `hit_disc`, `oracle`, the same by modality (`hit_gen_image`), `format`, `ranking`, `gap`,
-`embedding`, `completion_tokens`, `cot_swapped` and so on. What one of the two lacks is left out."""
+`embedding`, `completion_tokens`, `cot_swapped` and so on. What one of the two lacks, or has no number for, is left
+out."""
 
 _SHOWN = 10  # examples of either kind
 _TEXT = 400  # characters of a text in an example
 
 # Key, words, and whether it is a share, whose difference is in points.
-_MEASURES = (
+_HITS = (
     ("hit_gen", "hit@1, generative", True),
     ("hit_disc", "hit@1, discriminative", True),
     ("oracle", "hit@1, oracle: the better mode of each query", True),
+)
+_MEASURES = (
     ("gen_ok", "sides with a generative embedding", True),
     ("format", "format", True),
     ("ranking", "ranking", False),
@@ -41,19 +44,23 @@ _MEASURES = (
     ("cot_swapped_all", "cosine after another's whole response", False),
     ("cot_empty", "cosine without reasoning", False),
     ("cot_other", "cosine of two different rows", False),
+    ("cot_own_swapped", "own completions: cosine after another's reasoning", False),
+    ("cot_own_swapped_all", "own completions: cosine after another's whole response", False),
+    ("cot_own_empty", "own completions: cosine without reasoning", False),
+    ("cot_own_other", "own completions: cosine of two different rows", False),
 )
-_BY_MODALITY = (("hit_gen", "hit@1, generative"), ("hit_disc", "hit@1, discriminative"))
 
 
 @dataclass(frozen=True, slots=True)
 class Retrieval:
-    """What a model made of a query. completion: as written; retrieved: the target it is nearest to; right: that it is.
+    """What a model made of a query. completion: as written; retrieved: the target it is nearest to, None without an
+    embedding; right: that it is.
 
     margin: similarity of the best right target less that of the best wrong one; nan without an embedding.
     """
 
     completion: str
-    retrieved: ShownSide
+    retrieved: ShownSide | None
     right: bool
     margin: float
 
@@ -75,6 +82,17 @@ class Example:
         """Found now and not before: 1, the other way round: -1; and by how much the margin rose."""
         rise = self.after.margin - self.before.margin
         return self.after.right - self.before.right, rise if math.isfinite(rise) else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What `after` is of. steps: of the model; best_step, best_hit: of the evaluation with the best mean hit@1 of both
+    modes, whose weights are not kept; stopped: why a guard ended the training, empty where none did."""
+
+    steps: int
+    best_step: int
+    best_hit: float
+    stopped: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,13 +125,16 @@ class Report:
     chance: float
     helped: tuple[Example, ...]
     hurt: tuple[Example, ...]
+    outcome: Outcome | None = None
 
 
-def before_after(before: Scores, after: Scores, queries: Sequence[Example], shown: int = _SHOWN) -> Report:
+def before_after(
+    before: Scores, after: Scores, queries: Sequence[Example], outcome: Outcome | None = None, shown: int = _SHOWN
+) -> Report:
     """Compare two evaluations. queries: all that were asked, in any order; shown: examples of either kind at most."""
     modalities = sorted({example.modality for example in queries})
     by_modality = [
-        (f"{key}_{modality}", f"{words}, {modality}", True) for key, words in _BY_MODALITY for modality in modalities
+        (f"{key}_{modality}", f"{words}, {modality}", True) for key, words, _ in _HITS[:2] for modality in modalities
     ]
     gained = sum(example.gain[0] > 0 for example in queries)
     lost = sum(example.gain[0] < 0 for example in queries)
@@ -121,7 +142,7 @@ def before_after(before: Scores, after: Scores, queries: Sequence[Example], show
     return Report(
         changes=tuple(
             Change(key, words, share, before[key], after[key])
-            for key, words, share in (*_MEASURES, *by_modality)
+            for key, words, share in (*_HITS, *by_modality, *_MEASURES)
             if _has(before, key) and _has(after, key)
         ),
         queries=len(queries),
@@ -130,6 +151,7 @@ def before_after(before: Scores, after: Scores, queries: Sequence[Example], show
         chance=sign_test(gained, lost),
         helped=tuple(example for example in reversed(ranked) if example.gain > (0, 0.0))[:shown],
         hurt=tuple(example for example in ranked if example.gain < (0, 0.0))[:shown],
+        outcome=outcome,
     )
 
 
@@ -158,11 +180,23 @@ def report_page(report: Report) -> str:
     parts = [
         "# What GRPO changed",
         f"**{headline(report)}**; {counted} (sign test: p = {report.chance:.2g}).",
+        *([_told(report.outcome)] if report.outcome else []),
         _table(report.changes),
     ]
     for title, examples in (("Helped most", report.helped), ("Hurt most", report.hurt)):
         parts += [f"## {title}"] + ([_example(example) for example in examples] or ["None."])
     return "\n\n".join(parts) + "\n"
+
+
+def _told(outcome: Outcome) -> str:
+    """Which model it is, and whether there was a better one on the way."""
+    said = f"The model has learned for {outcome.steps:,} steps."
+    if outcome.stopped:
+        said = f"A guard ended the training: {_safe(outcome.stopped)} The model is that of step {outcome.steps:,}."
+    hit = f"{outcome.best_hit:.3f}, hit@1 as the mean of both modes"
+    if outcome.best_step == outcome.steps:
+        return f"{said} No evaluation was better than its own ({hit})."
+    return f"{said} The best evaluation was at step {outcome.best_step:,} ({hit}); its weights are not kept."
 
 
 def _table(changes: Sequence[Change]) -> str:
@@ -223,16 +257,13 @@ def _margin(retrieval: Retrieval) -> str:
     return f"{retrieval.margin:+.3f}" if math.isfinite(retrieval.margin) else "–"
 
 
-def _side(side: ShownSide) -> str:
-    return _safe(f"{side.names} {side.text}")
+def _side(side: ShownSide | None) -> str:
+    return _safe(f"{side.names} {side.text}") if side else "–"
 
 
 def _safe(text: str) -> str:
-    """Text as text, on one line, not too long: what it holds is no tag, table, link or emphasis."""
-    line = " ".join(text.split())
-    line = line if len(line) <= _TEXT else line[: _TEXT - 1] + "…"
-    return html.escape(line).translate({ord(letter): f"&#{ord(letter)};" for letter in "|[]*_`~\\#$"})
+    return markdown_text(one_line(text, _TEXT))
 
 
 def _has(scores: Scores, key: str) -> bool:
-    return key in scores and scores[key] is not None
+    return key in scores and scores[key] is not None and math.isfinite(scores[key])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 
 import orjson
@@ -26,7 +26,7 @@ def group_json(group: ShownGroup) -> bytes:
 
 
 def print_group(group: ShownGroup, console: Console) -> None:
-    """Headline, the side and what it should be nearest to, then each rollout, the best rewarded first."""
+    """Headline, the side and what it should be nearest to, then the rollouts, best first, equal texts once."""
     terminal = console.is_terminal
     for line in _head(group):
         console.print(line, soft_wrap=not terminal)
@@ -34,16 +34,25 @@ def print_group(group: ShownGroup, console: Console) -> None:
     other = "target" if group.side == "query" else "query"
     for name, side in ((group.side, group.own), (other, group.other)):
         _print_named(name, _side_text(side), console)
-    for rollout in group.rollouts:
+    for alike in _by_text(group.rollouts):
+        rollout = alike[0]
         console.print()
         if terminal:
-            console.print(_panel(rollout), width=min(console.width, _WIDTH))
+            console.print(_panel(alike), width=min(console.width, _WIDTH))
         else:
-            console.print(Text(f"{_title(rollout)}  {_components(rollout)}"), soft_wrap=True)
+            console.print(Text(f"{_title(alike)}  {_components(rollout)}"), soft_wrap=True)
             for said in (*_said(rollout), *(_neighbour_line(n) for n in rollout.nearest)):
                 console.print(Text("  ") + said, soft_wrap=True)
     console.print()
     console.print(Text(_elsewhere(group), style="dim"), soft_wrap=not terminal)
+
+
+def _by_text(rollouts: Sequence[ShownRollout]) -> list[list[ShownRollout]]:
+    """Rollouts with one text together, where the first of them stood."""
+    found: dict[str, list[ShownRollout]] = {}
+    for rollout in rollouts:
+        found.setdefault(rollout.record.text, []).append(rollout)
+    return list(found.values())
 
 
 def _head(group: ShownGroup) -> Iterable[Text]:
@@ -83,7 +92,8 @@ def _print_named(name: str, text: Text, console: Console) -> None:
     console.print(table, width=min(console.width, _WIDTH))
 
 
-def _panel(rollout: ShownRollout) -> Panel:
+def _panel(alike: Sequence[ShownRollout]) -> Panel:
+    rollout = alike[0]
     record = rollout.record
     style = "red" if record.problem else "green" if record.hit else "yellow"
     inside: list[RenderableType] = list(_said(rollout))
@@ -94,7 +104,7 @@ def _panel(rollout: ShownRollout) -> Panel:
         inside.append(Padding(table, (1, 0, 0, 0)))
     return Panel(
         Group(*inside),
-        title=Text(_title(rollout), style="bold"),
+        title=Text(_title(alike), style="bold"),
         subtitle=Text(_components(rollout)),
         title_align="left",
         subtitle_align="left",
@@ -102,10 +112,11 @@ def _panel(rollout: ShownRollout) -> Panel:
     )
 
 
-def _title(rollout: ShownRollout) -> str:
-    """`rollout 3  reward 1.62  advantage +0.84`."""
-    record = rollout.record
-    return f"rollout {record.rollout}  reward {record.reward:.2f}  advantage {record.advantage:+.2f}"
+def _title(alike: Sequence[ShownRollout]) -> str:
+    """`rollout 3  reward 1.62  advantage +0.84`; of equal texts `rollouts 0, 3, 5` and the first one's numbers."""
+    record = alike[0].record
+    numbers = ", ".join(str(number) for number in sorted(rollout.record.rollout for rollout in alike))
+    return f"rollout{'s' * (len(alike) > 1)} {numbers}  reward {record.reward:.2f}  advantage {record.advantage:+.2f}"
 
 
 def _components(rollout: ShownRollout) -> str:

@@ -109,15 +109,18 @@ def deal(lengths: NDArray[np.integer], rank: int, world: int) -> NDArray[np.int6
     return np.sort(np.array(mine, np.int64))
 
 
-def weights_of(sources: Sequence[str], weights: Mapping[str, float]) -> NDArray[np.float64]:
-    """[sources], 1 where nothing is said. Raises RecipeError for an unknown source or a weight below zero."""
+def weights_of(sources: Sequence[str], weights: Mapping[str, float], section: str = "training") -> NDArray[np.float64]:
+    """[sources], 1 where nothing is said. Raises RecipeError for an unknown source or a weight below zero.
+
+    section: of the recipe, for the message.
+    """
     if unknown := sorted(set(weights) - set(sources)):
         raise RecipeError(
-            f"training.source_weights names {', '.join(unknown)}, which the data set does not have.",
+            f"{section}.source_weights names {', '.join(unknown)}, which the data set does not have.",
             f"Its sources are {', '.join(sources)}.",
         )
     if negative := sorted(name for name, weight in weights.items() if not 0 <= weight < np.inf):
-        raise RecipeError(f"training.source_weights of {', '.join(negative)} is no weight.", "Give 0 or more.")
+        raise RecipeError(f"{section}.source_weights of {', '.join(negative)} is no weight.", "Give 0 or more.")
     return np.array([weights.get(name, 1.0) for name in sources], np.float64)
 
 

@@ -48,11 +48,16 @@ class ColdStart(PairTable):
     trainable: [rows] bool; held_out: row numbers of the slice, smallest draw first.
     """
 
-    def __init__(self, store: Store, held_out: int = 0, seed: int = 0) -> None:
-        """Raises ValidationFailed when no row is left to train on, StorageError when a shard cannot be read."""
+    def __init__(self, store: Store, held_out: int = 0, seed: int = 0, rl_apart: bool = False) -> None:
+        """rl_apart: rows whose query also stands in the table `rl` are left to it.
+
+        Raises ValidationFailed when no row is left to train on, StorageError when a shard cannot be read.
+        """
         super().__init__(store, TABLE, COLUMNS)
         self.held_out = self._draw(held_out, seed)
         self.trainable = self._outside_of(self.held_out)
+        if rl_apart:
+            self.trainable &= self._outside_of_rl()
         if not self.trainable.any():
             raise ValidationFailed(
                 f"{store.root} has no rows to train on: {len(self)} in all, {len(self.held_out)} of them held out.",
@@ -79,6 +84,12 @@ class ColdStart(PairTable):
         ])  # fmt: skip
         smallest = np.argpartition(priorities, count)[:count] if count < len(priorities) else np.arange(len(priorities))
         return smallest[np.argsort(priorities[smallest], kind="stable")].astype(np.int64)
+
+    def _outside_of_rl(self) -> NDArray[np.bool_]:
+        """True for rows whose query side is none of the RL set's."""
+        keys = pa.chunked_array(list(self.column("query_key")))
+        wanted = [row["query_key"] for row in self.store.iterate("rl", ["query_key"])]
+        return ~pc.is_in(keys, value_set=pa.array(wanted, pa.string())).to_numpy()
 
     def _outside_of(self, held_out: NDArray[np.int64]) -> NDArray[np.bool_]:
         """True for rows whose query side is none of the slice's."""

@@ -54,7 +54,7 @@ def _progress(steps: Sequence[Record], evaluations: Sequence[Record], sheet: She
     skipped = sum(bool(record.get("skipped")) for record in steps)
     said += [f"steps skipped: {skipped:,}"] if skipped else []
     best = best_evaluation(evaluations)
-    said += [f"best checkpoint: step {best['step']:,}, held-out hit@1 {best['hit']:.3f}"] if best else []
+    said += [f"{sheet.best}: step {best['step']:,}, held-out hit@1 {best['hit']:.3f}"] if best else []
     return "; ".join(said)
 
 

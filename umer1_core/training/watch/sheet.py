@@ -82,7 +82,8 @@ class Sheet:
 
     title: the page's heading; picture: what its curves are of. scalars: a step's keys and their TensorBoard tags.
     line: a step's record in a line; progress: what the page says of the last steps. numbers: of steps; evaluated: of
-    evaluations. plans: the panels, in a picture `height` pixels high; tones: colours by name, on light and on dark.
+    evaluations. plans: the panels, in a picture `height` pixels high; tones: colours by name, on light and on dark;
+    best: what the best evaluation is called.
     """
 
     title: str
@@ -94,6 +95,7 @@ class Sheet:
     evaluated: tuple[Number, ...]
     plans: tuple[Plan, ...]
     height: int
+    best: str = "best checkpoint"
     tones: Mapping[str, tuple[str, str]] = field(default_factory=dict)
 
 

@@ -17,6 +17,7 @@ _NAMED = tuple(Frame(58, top, 150, 108) for top in (336, 528))  # with room for 
 _EVALUATED = (
     Number("hit_gen", "hit@1 gen", "{:.3f}"),
     Number("hit_disc", "hit@1 disc", "{:.3f}"),
+    Number("oracle", "oracle", "{:.3f}"),
     Number("gen_ok", "usable", "{:.0%}"),
     Number("completion_tokens", "tokens", "{:.0f}"),
     Number("cot_swapped", "swapped", "{:.3f}"),
@@ -195,7 +196,13 @@ GRPO = Sheet(
         Number("truncated", "truncated", "{:.1%}", kept=True),
         Number("memory_gb", "memory, peak", "{:.1f} GB"),
     ),
-    evaluated=_EVALUATED,
+    evaluated=(
+        *_EVALUATED,
+        Number("format", "format", "{:.3f}"),
+        Number("ranking", "ranking", "{:.3f}"),
+        Number("gap", "gap", "{:.3f}"),
+        Number("cot_own_swapped", "own swapped", "{:.3f}"),
+    ),
     plans=(
         Plan(
             "Reward",
@@ -242,6 +249,7 @@ GRPO = Sheet(
         Plan("Truncated", _BELOW[2], (Series("truncated", "", "one"),), scale=100, unit="%", top=0.05),
     ),
     height=676,
+    best="best evaluation",
     tones={
         "total": _GREY, "format": _TEAL, "ranking": _VIOLET, "gap": _ROSE, "disc": _ORANGE, "gen": _BLUE,
         "one": _VIOLET, "generate": _VIOLET, "score": _GREY, "train": _ROSE,

@@ -1,13 +1,15 @@
-"""hit@1 on a held-out slice of `cold_start`, while a student is trained (UME-R1 section 4.1).
+"""hit@1 on a held-out slice of `cold_start`, while a student is trained (UME-R1 section 4.1), and what was retrieved.
 
 Guarantees: both modes against one pool, the slice's distinct targets; generation is greedy, so equal weights give equal
-scores; a side without an embedding is a miss as query and never found as target. Nothing is drawn from a random state
-and the model is left in the mode it was in. Several processes share the sides, and all get the same scores.
+scores; a side without an embedding is a miss as query and never found as target. Each side is embedded once, whatever
+is made of it. Nothing is drawn from a random state and the model is left in the mode it was in. Several processes share
+the sides, and all get the same.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,11 +20,35 @@ from umer1_core.backbone.reason import Mode, SideEmbedding, embed_sides
 from umer1_core.backbone.sensitivity import Reasoned
 from umer1_core.backbone.vectors import size_of
 from umer1_core.pairs import Side, media_from_record
-from umer1_core.retrieval import Task, make_task, retrieved
+from umer1_core.retrieval import Task, hits_at_1, make_task, oracle, similarities
 from umer1_core.template import side_text_of_prompt
 from umer1_core.training.ranks import Ranks
 
 Records = Sequence[dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a query found in the generative mode. completion: as written; target: key of the side it is nearest to, of a
+    tie a wrong one, empty where there is no embedding; right: that it may be found.
+
+    margin: similarity of the best right target less that of the best wrong one; nan where one of them is missing.
+    """
+
+    completion: str
+    target: str
+    right: bool
+    margin: float
+
+
+@dataclass(frozen=True, slots=True)
+class SliceLook:
+    """scores: see `evaluate_slice`; sides: by key, what was made of each; found: one a record, in their order, none in
+    the mode `disc`."""
+
+    scores: dict[str, float]
+    sides: dict[str, SideEmbedding]
+    found: tuple[Found, ...]
 
 
 def evaluate_slice(
@@ -39,33 +65,39 @@ def evaluate_slice(
     ranks: processes that share the work; every one calls this with the same records, its weights whole.
 
     `hit_disc`, `hit_gen`, the same by modality (`hit_gen_image`), `hit`: the mean of the modes, by which checkpoints
-    are compared; `disc_ok`, `gen_ok`: shares of distinct sides with an embedding; `completion_tokens`: mean per side;
-    `queries`, `candidates`, `chance`. Records must not be empty.
+    are compared; `oracle`: the better mode of each query; `disc_ok`, `gen_ok`: shares of distinct sides with an
+    embedding; `completion_tokens`: mean per side; `queries`, `candidates`, `chance`. Records must not be empty.
     """
-    sides = {key: Side(side_text_of_prompt(s.prompt), s.media) for key, s in _distinct(records).items()}
+    return look_at_slice(backbone, encoder, records, max_new_tokens, batch, mode, ranks).scores
+
+
+def look_at_slice(
+    backbone: Backbone,
+    encoder: Encoder,
+    records: Records,
+    max_new_tokens: int,
+    batch: int = 16,
+    mode: Mode = "both",
+    ranks: Ranks | None = None,
+) -> SliceLook:
+    """The same, with what the scores are of."""
+    sides = {key: Side(side_text_of_prompt(s.prompt), s.media) for key, s in distinct_sides(records).items()}
     made = _embed(backbone, encoder, sides, max_new_tokens, batch, mode, ranks or Ranks(0, 1, backbone.device))
     task = make_task([r["query_key"] for r in records], [r["target_key"] for r in records])
-    modalities = np.array([record["modality"] for record in records])
-    scores: dict[str, float] = {}
-    for name in ("disc", "gen") if mode == "both" else ("disc",):
-        hits = _hits(task, made, name)
-        scores[f"hit_{name}"] = float(hits.mean())
-        for modality in sorted(set(modalities.tolist())):
-            scores[f"hit_{name}_{modality}"] = float(hits[modalities == modality].mean())
-        scores[f"{name}_ok"] = sum(_status(side, name) == "ok" for side in made.values()) / len(made)
-    scores["hit"] = (scores["hit_disc"] + scores.get("hit_gen", scores["hit_disc"])) / 2
-    if mode == "both":
-        scores["completion_tokens"] = sum(side.steps for side in made.values()) / len(made)
-    return scores | {"queries": len(records), "candidates": len(task.candidate_keys), "chance": task.chance}
+    names = ("disc", "gen") if mode == "both" else ("disc",)
+    tables = {name: _table(task, made, name) for name in names}
+    hits = {name: hits_at_1(table, task.relevant) for name, table in tables.items()}
+    found = _found(task, tables["gen"], hits["gen"], made) if mode == "both" else ()
+    return SliceLook(_scores(records, task, made, hits), made, found)
 
 
 def reasoned(records: Records) -> list[Reasoned]:
     """The distinct sides with their annotated responses, for `cot_sensitivity`."""
-    return list(_distinct(records).values())
+    return list(distinct_sides(records).values())
 
 
-def _distinct(records: Records) -> dict[str, Reasoned]:
-    """Sides by key."""
+def distinct_sides(records: Records) -> dict[str, Reasoned]:
+    """The same, by key."""
     return {
         record[f"{side}_key"]: Reasoned(
             record[f"{side}_prompt"],
@@ -98,10 +130,49 @@ def _embed(
     return dict(ranks.gather_objects(made))
 
 
-def _hits(task: Task, made: dict[str, SideEmbedding], name: str) -> np.ndarray:
-    """[queries], True where a right target is found first."""
-    queries, candidates = (_read(made, keys, name) for keys in (task.query_keys, task.candidate_keys))
-    return retrieved(*queries, *candidates, task.relevant)
+def _scores(
+    records: Records, task: Task, made: dict[str, SideEmbedding], hits: dict[str, np.ndarray]
+) -> dict[str, float]:
+    """hits: by mode, [queries]."""
+    modalities = np.array([record["modality"] for record in records])
+    scores: dict[str, float] = {}
+    for name, found in hits.items():
+        scores[f"hit_{name}"] = float(found.mean())
+        for modality in sorted(set(modalities.tolist())):
+            scores[f"hit_{name}_{modality}"] = float(found[modalities == modality].mean())
+        scores[f"{name}_ok"] = sum(_status(side, name) == "ok" for side in made.values()) / len(made)
+    scores["hit"] = (scores["hit_disc"] + scores.get("hit_gen", scores["hit_disc"])) / 2
+    if "gen" in hits:
+        scores["oracle"] = float(oracle(hits["gen"], hits["disc"]).mean())
+        scores["completion_tokens"] = sum(side.steps for side in made.values()) / len(made)
+    return scores | {"queries": len(records), "candidates": len(task.candidate_keys), "chance": task.chance}
+
+
+def _table(task: Task, made: dict[str, SideEmbedding], name: str) -> np.ndarray:
+    """Similarities [queries, candidates], -inf where one of them has no embedding."""
+    (queries, asked), (candidates, usable) = (
+        _read(made, keys, name) for keys in (task.query_keys, task.candidate_keys)
+    )
+    return np.where(asked[:, None], similarities(queries, candidates, usable), -np.inf)
+
+
+def _found(task: Task, table: np.ndarray, hits: np.ndarray, made: dict[str, SideEmbedding]) -> tuple[Found, ...]:
+    """One a query."""
+    found = []
+    for query, scores, relevant, hit in zip(task.query_keys, table, task.relevant, hits, strict=True):
+        right, wrong = np.where(relevant, scores, -np.inf), np.where(relevant, -np.inf, scores)
+        nearest = right if hit else wrong
+        there = bool(np.isfinite(nearest.max()))
+        both = np.isfinite(right.max()) and np.isfinite(wrong.max())
+        found.append(
+            Found(
+                made[query].text,
+                task.candidate_keys[int(nearest.argmax())] if there else "",
+                bool(hit),
+                float(right.max() - wrong.max()) if both else np.nan,
+            )
+        )
+    return tuple(found)
 
 
 def _read(made: dict[str, SideEmbedding], keys: Sequence[str], name: str) -> tuple[np.ndarray, np.ndarray]:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.sft.parallel.distributed.launching import launch, require_deepspeed
+from tests.launching import launch, require_deepspeed
 from tests.sft.parallel.distributed.stand_in import MAX_NORM, sequences, two_pass
 from tests.sft.parallel.distributed.worker import COUNT, SCENARIOS, cut, make, spoiled, trained
 from umer1_core.errors import Fatal

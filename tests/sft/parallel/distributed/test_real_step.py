@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.sft.parallel.distributed.launching import launch, require_deepspeed
+from tests.launching import launch, require_deepspeed
 from tests.sft.parallel.distributed.step_worker import SCENARIOS, trained
 from tests.student import small_student
 

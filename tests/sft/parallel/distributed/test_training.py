@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.sft.parallel.distributed.launching import launch, require_deepspeed
+from tests.launching import launch, require_deepspeed
 from tests.sft.short import losses
 from tests.student import cold_start_store, small_pairs
 from umer1_core.backbone.model import load_backbone

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[4]
+ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "deploy" / "accelerate"
 TIMEOUT_S = 120
 # DeepSpeed compiles its collectives for the CPU once, some minutes on a busy machine; no compiler is no failure.

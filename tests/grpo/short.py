@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 import pyarrow.dataset as ds
 
 from schemas.grpo import Grpo
 from schemas.grpo_guards import GrpoGuards
+from tests.training.steplog import losses
 
 SHORT = Grpo(
     steps=6,
@@ -24,16 +23,6 @@ SHORT = Grpo(
     evaluate_every=0,
     guards=GrpoGuards(enabled=False),
 )
-_OF_THE_MACHINE = {"seconds", "generate_s", "score_s", "train_s", "memory_gb"}
-
-
-def lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-def losses(folder: Path) -> list[dict[str, Any]]:
-    """What a training computed in each step, without how fast."""
-    return [{k: v for k, v in line.items() if k not in _OF_THE_MACHINE} for line in lines(folder / "losses.jsonl")]
 
 
 def assert_equal(folder: Path, expected: Path) -> None:

@@ -9,8 +9,9 @@ from safetensors.torch import load_file
 
 from schemas.grpo_guards import GrpoGuards
 from tests.grpo.killed import MOMENTS, run_until
-from tests.grpo.short import SHORT, assert_equal, lines, losses
+from tests.grpo.short import SHORT, assert_equal
 from tests.grpo.table import fitted_student, pairs_of, poisons, rl_store
+from tests.training.steplog import lines, losses
 from umer1_core.errors import Fatal
 from umer1_core.grpo.train import HeldOut, train
 

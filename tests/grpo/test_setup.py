@@ -1,10 +1,11 @@
-"""What of a launch stage 2 refuses."""
+"""A recipe as arguments of TRL, and what of a launch stage 2 refuses."""
 
 from contextlib import nullcontext
 
 import orjson
 import pytest
 
+from schemas.grpo import Grpo
 from tests.grpo.table import TINY
 from umer1_core.errors import Fatal
 from umer1_core.grpo.setup import trainer_arguments
@@ -37,3 +38,14 @@ def test_the_stage_of_a_deepspeed_config_file_counts(tmp_path, monkeypatch, stag
         monkeypatch.setenv(name, value)
     with pytest.raises(Fatal, match="ZeRO-3") if stage == 3 else nullcontext():
         trainer_arguments(TINY, tmp_path, 1)
+
+
+def test_presets_and_options_reach_the_objective(tmp_path):
+    paper, released = (trainer_arguments(Grpo(preset=name), tmp_path, 1) for name in ("paper", "released"))
+    assert (paper.epsilon, paper.epsilon_high, paper.loss_type, paper.beta) == (0.2, None, "grpo", 0.04)
+    assert (released.epsilon, released.epsilon_high, released.loss_type) == (0.2, 0.28, "dr_grpo")
+    assert paper.num_generations == 8 and paper.learning_rate == 1e-6 and paper.scale_rewards == "group"
+    assert paper.generation_batch_size == 2 * 256  # 256 rollouts of queries, and as many of targets
+    assert paper.multi_objective_aggregation == "sum_then_normalize"
+    apart = trainer_arguments(Grpo(aggregation="gdpo", reward={"embedding_weight": 2.0}), tmp_path, 1)
+    assert apart.multi_objective_aggregation == "normalize_then_sum" and apart.reward_weights == [1.0, 2.0]

@@ -1,8 +1,4 @@
-"""A training of a few steps on twelve pairs, and what it wrote down."""
-
-import json
-from pathlib import Path
-from typing import Any
+"""A training of a few steps on twelve pairs."""
 
 from schemas.training import Training
 
@@ -24,13 +20,3 @@ SHORT = Training(
     evaluate_tokens=8,
     checkpoint_every=3,
 )
-_OF_THE_MACHINE = {"seconds", "tokens_per_s", "memory_gb"}
-
-
-def lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-def losses(folder: Path) -> list[dict[str, Any]]:
-    """What a training computed in each step, without how fast."""
-    return [{k: v for k, v in line.items() if k not in _OF_THE_MACHINE} for line in lines(folder / "losses.jsonl")]

@@ -15,8 +15,9 @@ import torch
 from safetensors.torch import load_file
 
 from schemas.training import Training
-from tests.sft.short import SHORT, lines, losses
+from tests.sft.short import SHORT
 from tests.student import cold_start_store, small_pairs
+from tests.training.steplog import lines, losses
 from umer1_core.backbone.model import load_backbone
 from umer1_core.errors import Fatal
 from umer1_core.sft.optimizer import rate_factor

@@ -10,9 +10,10 @@ import torch
 
 from tests.grpo.by_hand import furthest
 from tests.grpo.distributed.step_worker import SCENARIOS, prepare, trained
-from tests.grpo.short import SHORT, assert_equal, losses
+from tests.grpo.short import SHORT, assert_equal
 from tests.grpo.table import fitted_student, pairs_of, rl_store
 from tests.launching import launch, require_deepspeed
+from tests.training.steplog import losses
 
 pytestmark = pytest.mark.slow
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from tests.launching import launch, require_deepspeed
-from tests.sft.short import losses
 from tests.student import cold_start_store, small_pairs
+from tests.training.steplog import losses
 from umer1_core.backbone.model import load_backbone
 
 pytestmark = pytest.mark.slow

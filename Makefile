@@ -9,6 +9,8 @@ GPU := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev/null
 # The CPU build of vLLM exists for Linux on x86-64; elsewhere transformers serves the annotator.
 SERVE := $(if $(GPU),serve,$(if $(filter Linux-x86_64,$(shell uname -s)-$(shell uname -m)),serve-cpu))
 EXTRAS := train,deepspeed,dev$(if $(SERVE),$(comma)$(SERVE))
+# Two test files at a time, each in one thread; the tests of a file share their servers and trainings.
+SIDE_BY_SIDE := -n 2 --dist loadfile
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export DO_NOT_TRACK := 1
 
@@ -24,13 +26,13 @@ up: install     ## Prefect server, worker and deployments
 	$(BIN)/umer1 up
 
 test: install   ## All tests, with a run of the main job at reduced size
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not matrix"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "not matrix"
 
 test-all: install  ## Also every kind of parallel training in all its tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(SIDE_BY_SIDE)
 
 test-fast: install  ## Without those that start a server or train
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not matrix"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "not slow and not matrix"
 
 lint: install   ## ruff and mypy
 	$(BIN)/ruff check .

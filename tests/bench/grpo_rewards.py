@@ -30,7 +30,7 @@ _NEGATIVES: tuple[Negatives, ...] = ("all", "hardest", "softmax")
 def lines() -> Iterator[Line]:
     torch.set_num_threads(1)
     yield _time(_numpy_loop, "numpy loop, as released")
-    yield _time(_torch_loop, "torch loop, as released")
+    yield _time(_torch_loop, "torch loop")
     matrix = (_PAIRS * _GROUP) ** 2 * 4 / 2**20
     for negatives in _NEGATIVES:
         name = f"grpo: embedding reward, {_PAIRS} pairs × 2 × {_GROUP}, memory, {negatives} negatives"

@@ -217,8 +217,10 @@ def test_a_key_is_nowhere_under_the_root_in_logs_or_errors(tmp_path, monkeypatch
     caplog.set_level(logging.DEBUG)
     kinds = ("http400", "http500", "html", "invalid_json", "reset", "malformed")
     store = text_sides(tmp_path, [*HEALTHY[:40], *(f"side fault:{kind}" for kind in kinds)])
-    with replicas(Replica(key="hunter2")) as server:
-        entry = annotate(store, server.endpoints, api_key_env="THE_KEY", deadline_s=3.0)
+    # Healthy sides are answered for two seconds: the faulty ones reach their deadline before anybody can think that
+    # no server answers any more.
+    with replicas(Replica(key="hunter2", latency=0.4)) as server:
+        entry = annotate(store, server.endpoints, api_key_env="THE_KEY", deadline_s=3.0, concurrency=8)
         assert server.stats()["answered"] >= 40  # the key did arrive
     written = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert len(written) >= 3 and entry.metrics["errors"] >= 4

@@ -51,7 +51,6 @@ class Fleet:
         self.client, self.roster = client, roster
         self.sent: dict[Work, tuple[Replica, float]] = {}
         self.queued = 0
-        self.last_reply = 0.0
         self._common: dict[Lane, deque[Work]] = {lane: deque() for lane in LANES}
         self._fastest = self._rate = 0.0
         roster.on_room, roster.on_leave = self._look_around, self._give_back_queue
@@ -66,6 +65,11 @@ class Fleet:
     def submit_later(self, work: Work, seconds: float) -> None:
         """The pause of a retry: it holds no place in a server and none in a queue."""
         asyncio.get_running_loop().call_later(seconds, self._submit_again, work)
+
+    @property
+    def last_answer(self) -> float:
+        """When any server last answered anything, be it only whether it is back (monotonic)."""
+        return max((replica.last_answer for replica in self.roster.replicas.values()), default=0.0)
 
     def elsewhere(self, avoid: set[str]) -> bool:
         """Whether a server is there that is not in `avoid`."""
@@ -166,7 +170,6 @@ class Fleet:
             replica.failures = 0  # a refusal is an answer
             raise
         replica.succeeded(time.monotonic() - started, reply.completion_tokens)
-        self.last_reply = time.monotonic()
         return reply
 
     def _look_around(self) -> None:

@@ -150,8 +150,9 @@ class Replica:
         return lane == "other" or self.in_flight["clip"] < self.clip_ceiling
 
     def serve(self, by_reference: bool) -> None:
-        """It was examined, or is back."""
+        """It was examined, or is back: it has just answered."""
         self.state, self.by_reference, self.failures, self.rests_until = State.SERVING, by_reference, 0, 0.0
+        self.last_answer = time.monotonic()
         self.pace, self.load = first_pace(self.ceiling), None
 
     def succeeded(self, seconds: float, tokens: int) -> None:

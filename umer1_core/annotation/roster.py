@@ -194,6 +194,7 @@ class Roster:
         if replica.state is State.LEAVING:
             return True
         replica.serve(by_reference)
+        self._last_served = time.monotonic()  # it may be ejected again before anybody looks
         self.say(f"{safe_url(replica.base_url)} {'is ready' if joining else 'is back'}.")
         self.on_room()
         return True

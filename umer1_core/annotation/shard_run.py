@@ -208,7 +208,7 @@ class SideWork:
         if self.times >= _BLAMED_TIMES or (len(self.blamed) >= _BLAMED_SERVERS and not lost):
             return _REASONS.get(type(error), "server_error")
         overdue = now - self.first_failure > self.run.annotation.deadline_s
-        if overdue and self.run.fleet.last_reply < self.first_failure:
+        if overdue and self.run.fleet.last_answer < self.first_failure:
             self.run.fleet.roster.give_up()
             return ""
         return "deadline" if overdue else ""

@@ -29,7 +29,7 @@ class Reward(Section):
         default="all", description="all: their mean; hardest: of the nearest k; softmax: weighted by their nearness"
     )
     hardest_k: int = Field(default=8, ge=1)
-    softmax_temperature: float = Field(default=0.05, gt=0)
+    softmax_temperature: float = Field(default=0.5, gt=0)
     format_weight: float = Field(default=1.0, ge=0)
     embedding_weight: float = Field(default=1.0, ge=0)
 

@@ -13,7 +13,6 @@ from tasks.launching import run_launched
 from tasks.training_board import training_board
 from umer1_core.errors import StorageError
 from umer1_core.evaluation.evaluate import evaluate_recipe
-from umer1_core.grpo.place import Finished, grpo_folder, read_finished, read_page, trained_student
 from umer1_core.publishing.report import write_report
 from umer1_core.sampling.held_out import held_out_tables
 from umer1_core.scores import ROWS, columns
@@ -21,6 +20,7 @@ from umer1_core.sft.train import train
 from umer1_core.status import enter_stage
 from umer1_core.store import Store
 from umer1_core.training.launch import launch_command
+from umer1_core.training.outcome import Finished, grpo_folder, read_finished, read_page, trained_student
 from umer1_core.training.quiet import quiet_libraries
 from umer1_core.training.watch.sheets import GRPO, SFT
 from umer1_core.versions import local_folder

@@ -5,6 +5,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 STAGES = {"sampling", "annotation", "filtering", "publishing", "validation", "sft", "grpo", "evaluation", "embedding"}
+OVER_THE_STAGES = {"cli", "doctor", "pilot", "miniature"}  # they put stages to work
 UPPER = {"prefect", "flows", "tasks", "prefect_ray"}
 
 
@@ -33,6 +34,17 @@ def test_stages_do_not_import_each_other():
                 parts = name.split(".")
                 if parts[0] == "umer1_core" and len(parts) > 1 and parts[1] in STAGES:
                     assert parts[1] == stage, f"{file} imports {name}"
+
+
+def test_the_ground_floor_imports_no_stage():
+    """But for the numbers of a running annotation: the status reads the journal that its engine writes."""
+    found = set()
+    for file in (ROOT / "umer1_core").rglob("*.py"):
+        room = file.relative_to(ROOT / "umer1_core").parts[0]
+        if room not in STAGES | OVER_THE_STAGES:
+            stages = {name for name in imports(file) if name.startswith("umer1_core.") and name.split(".")[1] in STAGES}
+            found |= {(room, name) for name in stages}
+    assert found == {("status.py", "umer1_core.annotation.journal"), ("status.py", "umer1_core.annotation.ledger")}
 
 
 def test_the_flows_hold_no_input_or_output():

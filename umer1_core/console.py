@@ -12,10 +12,10 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from umer1_core.grpo.place import REPORT, grpo_folder, read_finished
 from umer1_core.scores import ROWS, SCORES, columns
 from umer1_core.status import LiveStatus, RunStatus, StageStatus, read_status
 from umer1_core.store import Store
+from umer1_core.training.outcome import REPORT, grpo_folder, read_finished
 
 _LINE_SECONDS = 10.0
 _FRESH_SECONDS = 10.0

@@ -39,7 +39,7 @@ def rolled(tmp_path_factory):
     problems = tuple(tuple(tuple("" if g else "no_think" for g in range(len(c))) for c in sides)
                      for sides in completions)  # fmt: skip
     vectors = torch.arange(4 * 2 * G * WIDTH, dtype=torch.float32).view(4, 2, G, WIDTH)
-    return Rolled(7, tuple(read), completions, texts, problems, vectors, G)
+    return Rolled(tuple(read), completions, texts, problems, vectors, G)
 
 
 def test_rollouts_stand_queries_before_targets_in_the_order_of_their_vectors(rolled):

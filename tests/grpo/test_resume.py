@@ -144,6 +144,14 @@ def test_a_collapse_stops_the_training_and_keeps_what_was_before_it(place, store
     assert found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in expected)
     assert json.loads((folder / "finished.json").read_text())["report"]["stopped"] == report.stopped
     assert run(store, grpo, folder, never) == report
+    # With other limits it goes on from what was kept, and no further.
+    looser = grpo.model_copy(update={"guards": GrpoGuards(enabled=False)})
+    gone_on = run(store, looser, folder)
+    assert (gone_on.resumed_from, gone_on.steps, gone_on.stopped) == (report.steps, 12, "")
+    assert [line["step"] for line in losses(folder)] == [*range(1, 13)]
+    found = load_file(folder / "model" / "model.safetensors")
+    assert any(not torch.equal(found[name], expected[name]) for name in expected)
+    assert run(store, looser, folder, never) == gone_on
 
 
 @pytest.mark.slow

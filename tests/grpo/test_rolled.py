@@ -30,7 +30,7 @@ def rolled(tmp_path_factory):
     read[1] = Rejection(pairs[1].pair_id, pairs[1].source, "empty_side", "target: nothing")
     asked = [prompt for pair in read if not isinstance(pair, Rejection) for prompt in pair.prompts]
     made = Given(backbone, lambda _, ids: (-1.0,) * len(ids)).sample(asked, G, 0)
-    return roll(5, read, made, G, backbone, torch.device("cpu"))
+    return roll(read, made, G, backbone, torch.device("cpu"))
 
 
 # -- rows and groups -------------------------------------------------------------------------------------------------

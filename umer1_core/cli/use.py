@@ -51,7 +51,7 @@ def grpo(dataset: Dataset, accelerate: Accelerate = "", processes: Processes = 0
     The flow does so where the recipe says `grpo.enabled`; this verb does it whatever the recipe says there.
     """
     from umer1_core.cli.training import launch, training_shown
-    from umer1_core.grpo.place import grpo_folder, read_finished, trained_student
+    from umer1_core.training.outcome import grpo_folder, read_finished, trained_student
     from umer1_core.training.watch.sheets import GRPO
     from umer1_core.validation.validate import require_validated
 

@@ -15,7 +15,6 @@ evaluation.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -35,14 +34,15 @@ from umer1_core.grpo.watch.group import ShownSide, shown_side
 from umer1_core.grpo.watch.report import Example, Outcome, Retrieval, before_after, report_json, report_page
 from umer1_core.pairs import Side
 from umer1_core.template import GEN_EMB, parse_rollout, side_text_of_prompt
-from umer1_core.training.checkpoint import read_json, write_json
+from umer1_core.training.checkpoint import read_json, write_file, write_json
 from umer1_core.training.losses import content_keys, equal_entries
+from umer1_core.training.outcome import REPORT
 from umer1_core.training.ranks import Ranks
 from umer1_core.training.watch.log import EVALUATIONS, RunLog, best_evaluation, read_lines
 from umer1_core.training.watch.slice import Records, SliceLook, distinct_sides, look_at_slice
 
 FOLDER, BEFORE, AFTER = "held_out", "before.json", "after.json"
-REPORT = ("report.md", "report.json")
+REPORT_JSON = "report.json"
 
 
 class HeldOutWatch:
@@ -86,8 +86,8 @@ class HeldOutWatch:
         best = best_evaluation(self._evaluations())
         outcome = Outcome(steps, best["step"] if best else steps, best["hit"] if best else math.nan, stopped)
         report = before_after(before["scores"], kept["scores"], examples(self._records, before, kept), outcome)
-        for name, text in zip(REPORT, (report_page(report).encode(), report_json(report)), strict=True):
-            _write(self._folder / name, text)
+        write_file(self._folder / REPORT, report_page(report).encode())
+        write_file(self._folder / REPORT_JSON, report_json(report))
 
     def _look(self, backbone: Backbone) -> tuple[dict[str, float], SliceLook]:
         """All scores, and what the slice showed; the ranks share the work and get the same."""
@@ -219,10 +219,3 @@ def _retrieval(query: Mapping[str, Any], shown: Mapping[str, ShownSide]) -> Retr
         query["right"],
         math.nan if margin is None else margin,
     )
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Whole or not at all."""
-    temporary = path.with_name(f".tmp-{path.name}")
-    temporary.write_bytes(data)
-    os.replace(temporary, path)

@@ -65,7 +65,6 @@ class Loop(TrainerCallback):
         self.end_of_turn, self.evaluate, self.on_progress = end_of_turn, evaluate, on_progress
         self.trainer: EmbeddingGRPOTrainer | None = None
         self.stopped: Stop | None = None
-        self.last: dict[str, Any] = {}
         self._started = time.monotonic()
 
     # -- what the trainer calls --------------------------------------------------------------------------------------
@@ -113,7 +112,6 @@ class Loop(TrainerCallback):
         if logs is None or "loss" not in logs:
             return  # the summary at the end
         record = self._record(state.global_step, logs)
-        self.last = record
         self.log.step(record)
         if self.ranks.main:
             write_json(self.folder / "progress.json", record | {"steps": self.grpo.steps})

@@ -30,9 +30,8 @@ _LARGEST_RATIO = 2.0
 @dataclass(frozen=True, slots=True)
 class Rolled:
     """A process's rollouts of a block. pairs: in order; completions, texts, problems: [pairs][2 sides][G], empty for a
-    rejected pair; vectors: [pairs, 2, G, width]; block: the step's number."""
+    rejected pair; vectors: [pairs, 2, G, width]."""
 
-    block: int
     pairs: tuple[PairPrompts | Rejection, ...]
     completions: tuple[tuple[tuple[Completion, ...], ...], ...]
     texts: tuple[tuple[tuple[str, ...], ...], ...]
@@ -113,7 +112,6 @@ class Rolled:
 
 
 def roll(
-    block: int,
     pairs: Sequence[PairPrompts | Rejection],
     made: Sequence[Sequence[Completion]],
     group: int,
@@ -138,7 +136,7 @@ def roll(
     )
     width = backbone.model.config.text_config.hidden_size
     vectors = vectors_of(completions, width, group).to(device)
-    return Rolled(block, tuple(pairs), completions, texts, problems, vectors, group)
+    return Rolled(tuple(pairs), completions, texts, problems, vectors, group)
 
 
 def without_placeholders(completion: Completion, ids: TokenIds) -> tuple[Completion, str]:

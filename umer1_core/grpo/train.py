@@ -27,7 +27,7 @@ from schemas.grpo import Grpo
 from umer1_core.backbone.collate import Encoder
 from umer1_core.backbone.model import Backbone, checkpoint_hash, freeze_vision, load_backbone, save_backbone
 from umer1_core.grpo.held_out import FOLDER as HELD_OUT
-from umer1_core.grpo.held_out import REPORT, HeldOutWatch
+from umer1_core.grpo.held_out import REPORT_JSON, HeldOutWatch
 from umer1_core.grpo.loop import Loop, Progress
 from umer1_core.grpo.pairs import RLPairs, make_order
 from umer1_core.grpo.setup import make_rewards, make_rollouts, reward_weights, trainer_arguments
@@ -40,6 +40,7 @@ from umer1_core.store import Store, fingerprint
 from umer1_core.training.checkpoint import Identity, marked_checkpoints, read_json, write_folder, write_json
 from umer1_core.training.folder import begin
 from umer1_core.training.machine import one_thread
+from umer1_core.training.outcome import REPORT
 from umer1_core.training.ranks import Ranks, join_ranks
 from umer1_core.training.watch.log import STEPS, RunLog, read_lines
 from umer1_core.training.watch.sheets import GRPO
@@ -49,7 +50,7 @@ _NO_EFFECT = {
     "enabled", "preset", "accelerate", "checkpoint_every", "micro_pairs", "evaluate_every", "evaluate_tokens",
     "on_bad_row", "guards", "rollouts", "server", "server_weights", "vllm_memory",
 }  # fmt: skip
-_MADE = (ROLLOUTS, HELD_OUT, *REPORT)
+_MADE = (ROLLOUTS, HELD_OUT, REPORT, REPORT_JSON)
 # Processes may hold parts of the weights each.
 _IN_PARTS = (DistributedType.FSDP, DistributedType.DEEPSPEED)
 
@@ -90,6 +91,8 @@ def train(
     if finished is not None and identity.matches(finished) and not _may_go_on(finished, grpo):
         return GrpoReport(**finished["report"])
     begin(folder, identity, _MADE, ranks)
+    if ranks.main:
+        (folder / "finished.json").unlink(missing_ok=True)  # it goes on
     started = time.monotonic()
     with one_thread(ranks.device):
         run = _Run(grpo, base, folder, pairs, identity, ranks, on_progress or _silent)

@@ -231,7 +231,7 @@ class EmbeddingGRPOTrainer(GRPOTrainer):
         usable = [pair for pair in pairs if isinstance(pair, PairPrompts)]
         asked: list[Prompt] = [prompt for pair in usable for prompt in pair.prompts]
         made = self.parts.rollouts.sample(asked, grpo.group, rollout_seed(grpo.seed, block, ranks.rank))
-        self._rolled = roll(block, pairs, made, grpo.group, self.parts.backbone, self.accelerator.device)
+        self._rolled = roll(pairs, made, grpo.group, self.parts.backbone, self.accelerator.device)
         if block + 1 < -(-self.args.max_steps // self.num_iterations):
             self.parts.sides.ahead(self.parts.order.share(block + 1, ranks.rank).tolist())
         self._ratio = None if self.parts.rollouts.reads_vectors else self._read_vectors()

@@ -103,9 +103,14 @@ def marked_checkpoints(folder: Path, identity: Identity) -> list[tuple[int, Path
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:
-    """A small file, whole or not at all. Numbers that are not finite are null."""
+    """Numbers that are not finite are null."""
+    write_file(path, orjson.dumps(value, option=orjson.OPT_INDENT_2))
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """A small file, whole or not at all."""
     temporary = path.with_name(_TEMPORARY + path.name)
-    temporary.write_bytes(orjson.dumps(value, option=orjson.OPT_INDENT_2))
+    temporary.write_bytes(data)
     os.replace(temporary, path)
 
 

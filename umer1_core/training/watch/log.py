@@ -12,7 +12,6 @@ the disk.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import IO, Any
@@ -20,6 +19,7 @@ from typing import IO, Any
 import orjson
 from torch.utils.tensorboard import SummaryWriter
 
+from umer1_core.training.checkpoint import write_file
 from umer1_core.training.watch.sheet import Record, Sheet
 from umer1_core.training.watch.sheets import SFT
 
@@ -101,9 +101,7 @@ def cut_lines(path: Path, done: int) -> None:
     if not path.exists():
         return
     kept = [line for line in read_lines(path) if line.get("step", 0) <= done]
-    temporary = path.with_name(f".tmp-{path.name}")
-    temporary.write_bytes(b"".join(orjson.dumps(line) + b"\n" for line in kept))
-    os.replace(temporary, path)
+    write_file(path, b"".join(orjson.dumps(line) + b"\n" for line in kept))
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

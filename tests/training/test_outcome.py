@@ -6,9 +6,9 @@ import orjson
 import pytest
 
 from umer1_core.errors import Fatal
-from umer1_core.grpo.place import read_finished, trained_student
 from umer1_core.grpo.watch.report import before_after, report_page
 from umer1_core.store import Store
+from umer1_core.training.outcome import read_finished, trained_student
 
 REPORT = {"model": "grpo/model", "steps": 60, "rejected_pairs": 0, "stopped": ""}
 

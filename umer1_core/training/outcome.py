@@ -1,4 +1,4 @@
-"""GRPO's place in a data set: what it starts from, where it writes, and what it came to."""
+"""What the trainings of a data set came to: the student that GRPO starts from, where GRPO writes, and how it ended."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from umer1_core.errors import Fatal
 from umer1_core.store import Store
 from umer1_core.versions import local_folder
 
-REPORT = "report.md"
+REPORT = "report.md"  # before GRPO and after
 
 
 @dataclass(frozen=True, slots=True)

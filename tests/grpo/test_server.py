@@ -58,6 +58,9 @@ def test_seeds_follow_the_blocks_seed_and_the_side(stand_in, prompt, tmp_path):
         rollouts.sample(prompts, 1, seed)
     seeds = [body["seed"] for body in stand_in.bodies]
     assert seeds[0] == seeds[1] and len(set(seeds)) == 3
+    rollouts.sample([prompt, other, prompt], 1, 1)
+    both = {body["seed"] for body in stand_in.bodies[4:]}
+    assert len(both) == 3 and {seeds[0], seeds[3]} < both  # a side that comes twice has groups of its own
 
 
 def test_weights_are_written_and_read_again_once_a_step(stand_in, tmp_path):

@@ -71,13 +71,16 @@ def test_those_steps_are_unlike_each_other_and_move_the_student(alone):
 
 
 @pytest.mark.matrix
-def test_a_training_killed_in_two_processes_ends_as_one_that_was_not(tmp_path):
+@pytest.mark.parametrize("kind", ["ddp", "fsdp2", "zero2"])
+def test_a_training_killed_in_two_processes_ends_as_one_that_was_not(tmp_path, kind):
+    if kind.startswith("zero"):
+        require_deepspeed()
     store = rl_store(tmp_path, pairs_of(tmp_path))
     through, again = tmp_path / "through", tmp_path / "again"
 
     def start(folder: Path, *more: str, killed: bool = False) -> None:
         arguments = (store.root, fitted_student(), str(folder), *more)
-        launch("ddp", "tests.grpo.distributed.train_worker", *arguments, killed=killed)
+        launch(kind, "tests.grpo.distributed.train_worker", *arguments, killed=killed)
 
     start(through)
     start(again, "3", killed=True)

@@ -18,7 +18,14 @@ import torch
 from umer1_core.backbone.model import TokenIds
 from umer1_core.errors import BadInput, Fatal
 from umer1_core.grpo.rollouts.face import Completion, Prompt, Sampling, SaveWeights
-from umer1_core.grpo.rollouts.vllm_chat import CLIPS, chat_messages, check_prompt, completion, sampling_fields
+from umer1_core.grpo.rollouts.vllm_chat import (
+    CLIPS,
+    chat_messages,
+    check_prompt,
+    completion,
+    request_seeds,
+    sampling_fields,
+)
 from umer1_core.grpo.rollouts.vllm_weights import put_weights
 from umer1_core.grpo.rollouts.vllm_worker import WORKER
 
@@ -83,7 +90,7 @@ class Colocated:
             self._check_length(prompt)
         from vllm import SamplingParams
 
-        fields = [sampling_fields(self._sampling, self._ids, prompt, group, seed) for prompt in prompts]
+        fields = [sampling_fields(self._sampling, self._ids, group, own) for own in request_seeds(prompts, seed)]
         asked = [SamplingParams(**each, logprobs=0, detokenize=False) for each in fields]
         messages = [chat_messages(prompt) for prompt in prompts]
         with _living():

@@ -18,7 +18,14 @@ import uvloop
 from umer1_core.backbone.model import TokenIds
 from umer1_core.errors import BadInput, BadOutput, Busy, Fatal, Transient
 from umer1_core.grpo.rollouts.face import Completion, Prompt, Sampling, SaveWeights
-from umer1_core.grpo.rollouts.vllm_chat import CLIPS, chat_messages, check_prompt, completion, sampling_fields
+from umer1_core.grpo.rollouts.vllm_chat import (
+    CLIPS,
+    chat_messages,
+    check_prompt,
+    completion,
+    request_seeds,
+    sampling_fields,
+)
 from umer1_core.grpo.rollouts.vllm_http import Patience, Server
 from umer1_core.grpo.rollouts.vllm_weights import put_weights
 from umer1_core.grpo.rollouts.vllm_worker import WORKER
@@ -105,7 +112,10 @@ class FromServer:
     async def _sample(self, prompts: Sequence[Prompt], group: int, seed: int) -> list[list[Completion]]:
         patience = Patience(self._patience_s)
         async with Server(self._url, self._timeout_s) as server:
-            asked = [asyncio.create_task(self._group(server, patience, prompt, group, seed)) for prompt in prompts]
+            asked = [
+                asyncio.create_task(self._group(server, patience, prompt, group, own))
+                for prompt, own in zip(prompts, request_seeds(prompts, seed), strict=True)
+            ]
             try:
                 return await asyncio.gather(*asked)
             finally:
@@ -123,7 +133,7 @@ class FromServer:
             raise BadInput(error.reason, f"side {prompt.key}: {error.detail}") from error
 
     def _body(self, prompt: Prompt, group: int, seed: int) -> bytes:
-        fields = sampling_fields(self._sampling, self._ids, prompt, group, seed)
+        fields = sampling_fields(self._sampling, self._ids, group, seed)
         asked = {"messages": chat_messages(prompt), "logprobs": True, "return_token_ids": True}
         return orjson.dumps(asked | fields, option=orjson.OPT_NON_STR_KEYS)
 

@@ -6,6 +6,7 @@ for id, with media that lose nothing on the way; a banned id never comes through
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -32,8 +33,21 @@ def chat_messages(prompt: Prompt) -> list[dict[str, Any]]:
     return [{"role": "user", "content": [*parts, {"type": "text", "text": prompt.text}]}]
 
 
-def sampling_fields(sampling: Sampling, ids: TokenIds, prompt: Prompt, group: int, seed: int) -> dict[str, Any]:
-    """How a group is sampled, by the names that requests and `vllm.SamplingParams` share.
+def request_seeds(prompts: Sequence[Prompt], seed: int) -> list[int]:
+    """A seed for each side's request, of the block's seed and the side, not of its place in the block; a side that
+    comes again (pairs often share a target) gets another: its groups differ, as those of one sampler would."""
+    times: Counter[str] = Counter()
+    seeds = []
+    for prompt in prompts:
+        before = times[prompt.key]
+        # 31 bits: vLLM adds a rollout's number in its group.
+        seeds.append(draw_priority(seed, f"{prompt.key}/{before}" if before else prompt.key) >> 33)
+        times[prompt.key] += 1
+    return seeds
+
+
+def sampling_fields(sampling: Sampling, ids: TokenIds, group: int, seed: int) -> dict[str, Any]:
+    """How a group is sampled, by the names that requests and `vllm.SamplingParams` share. seed: of `request_seeds`.
 
     Every field that a checkpoint's generation_config would set otherwise is given. `<gen_emb>` stops nothing: the end
     of the turn follows it.
@@ -51,8 +65,7 @@ def sampling_fields(sampling: Sampling, ids: TokenIds, prompt: Prompt, group: in
         "stop_token_ids": [ids.end_of_turn],
         "skip_special_tokens": False,
         "logit_bias": dict.fromkeys(sampling.banned, _LEAST_BIAS),
-        # 31 bits: vLLM adds a rollout's number in its group.
-        "seed": draw_priority(seed, prompt.key) >> 33,
+        "seed": seed,
     }
 
 

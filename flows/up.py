@@ -6,12 +6,15 @@ A server that already answers at the port is used as it is. Everything ends with
 """
 
 import argparse
+import contextlib
 import os
+import signal
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
 
@@ -20,10 +23,11 @@ from rich.console import Console
 from umer1_core.compat import PARENT_VARIABLE, end_with_parent
 from umer1_core.errors import StorageError
 from umer1_core.reports import ADDRESS_VARIABLE, serve_reports
-from umer1_core.versions import exclusive
+from umer1_core.versions import exclusive, is_held
 
 DEFAULT_PORT = 4200
 _BOOT_SECONDS = 180
+_WAIT_SECONDS = 0.5
 _NIGHTLY = "0 2 * * *"
 HOME = Path.home() / ".cache" / "umer1"
 
@@ -45,20 +49,41 @@ def is_healthy(port: int) -> bool:
         return False
 
 
-def start_server(port: int, log: Path) -> subprocess.Popen[bytes]:
-    """Start the Prefect server and wait until it answers. Raises StorageError, with its log, when it does not."""
+@contextlib.contextmanager
+def server_at(port: int, console: Console) -> Iterator[None]:
+    """A Prefect server that answers at the port: the one that is there, or one that ends with the block. Raises
+    StorageError, with its log, when it does not start."""
+    if is_healthy(port):
+        yield
+        return
+    console.print("Starting the Prefect server …")
+    log = HOME / f"prefect-server-{port}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
     with open(log, "wb") as output:
+        # In a process group of its own: a Ctrl-C in the terminal ends who uses it first.
         server = subprocess.Popen(
-            command, stdout=output, stderr=subprocess.STDOUT, env=os.environ | {"DO_NOT_TRACK": "1"}
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=os.environ | {"DO_NOT_TRACK": "1"},
+            process_group=0,
         )
+    try:
+        _wait_for_server(server, port, log)
+        yield
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+def _wait_for_server(server: subprocess.Popen[bytes], port: int, log: Path) -> None:
     deadline = time.monotonic() + _BOOT_SECONDS
     while time.monotonic() < deadline and server.poll() is None:
         if is_healthy(port):
-            return server
-        time.sleep(0.5)
-    server.terminate()
+            return
+        time.sleep(_WAIT_SECONDS)
     tail = "\n".join(log.read_text(errors="replace").splitlines()[-8:])
     raise StorageError(f"The Prefect server did not start:\n{tail}", f"See {log}; is the port free? umer1 up --port …")
 
@@ -92,14 +117,15 @@ def main() -> int:
     port = parser.parse_args().port
     console = Console(soft_wrap=True, highlight=False)
     end_with_parent()
+    for ending in (signal.SIGTERM, signal.SIGHUP):  # of the first Prefect's worker takes care once it is at work
+        signal.signal(ending, lambda *_: sys.exit(0))  # the server is ended
     os.environ["PREFECT_API_URL"] = api_url(port)
     os.environ[PARENT_VARIABLE] = str(os.getpid())  # flow runs are this process's children and end with it
-    server = None
     try:
-        with exclusive(lock_root(port), "up"):
-            if not is_healthy(port):
-                console.print("Starting the Prefect server …")
-                server = start_server(port, HOME / f"prefect-server-{port}.log")
+        if _is_up(port):
+            console.print(f"umer1 is already up: http://127.0.0.1:{port}")
+            return 0
+        with exclusive(lock_root(port), "up"), server_at(port, console):
             console.print(
                 f"[bold]umer1 is up.[/] UI: [link]http://127.0.0.1:{port}[/]\n"
                 "Deployments: build-cold-start/default, reannotate/nightly, train/default. Stop with Ctrl-C.\n"
@@ -109,18 +135,20 @@ def main() -> int:
                 os.environ[ADDRESS_VARIABLE] = reports  # artifacts link to it
                 serve_deployments()
     except StorageError as error:
-        if "Another run" in error.message:
-            console.print(f"umer1 is already up: http://127.0.0.1:{port}")
-            return 0
         console.print(f"[red]{error}[/]")
         return 1
     except KeyboardInterrupt:
         console.print("Stopped.")
-    finally:
-        if server is not None:
-            server.terminate()
-            server.wait(30)
     return 0
+
+
+def _is_up(port: int) -> bool:
+    """Whether another `umer1 up` serves the port; one that is still starting, or ending, is waited for."""
+    while is_held(lock_root(port), "up"):
+        if is_healthy(port):
+            return True
+        time.sleep(_WAIT_SECONDS)
+    return False
 
 
 def _hint(port: int) -> str:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from tests.bench.line import Line, median_cpu_seconds
+from tests.bench.line import Line, cpu_seconds_in_turn
 from tests.bench.memory import in_fresh_process, peak_growth
 from tests.grpo.brute import released
 from umer1_core.grpo.similarity import Negatives, RewardSettings, embedding_reward
@@ -43,7 +43,7 @@ def _time(plain: Callable[[Tensor, Tensor], Tensor], plain_name: str) -> Line:
     block = _block()
     if not torch.allclose(_ours(*block).float(), plain(*block).float(), rtol=0, atol=1e-5):
         raise ValueError("Both ways do not compute the same rewards.")
-    ours, loop = (median_cpu_seconds(lambda way=way: way(*block)) for way in (_ours, plain))
+    ours, loop = cpu_seconds_in_turn(lambda: _ours(*block), lambda: plain(*block))
     name = f"grpo: embedding reward, {_PAIRS} pairs × 2 × {_GROUP}"
     return Line(name, 1e3 * ours, 1e3 * loop, "CPU ms", plain_name, 0.2, False)
 

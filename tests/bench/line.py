@@ -33,10 +33,17 @@ class Line:
 
 def median_cpu_seconds(function: Callable[[], object], runs: int = 5) -> float:
     """CPU seconds of this process for a call, the median of some: the machine is shared."""
-    function()
-    seconds = []
-    for _ in range(runs):
-        started = time.process_time()
+    return cpu_seconds_in_turn(function, runs=runs)[0]
+
+
+def cpu_seconds_in_turn(*functions: Callable[[], object], runs: int = 5) -> list[float]:
+    """The medians of several ways, called in turn: a busy minute of the machine weighs on all of them."""
+    for function in functions:
         function()
-        seconds.append(time.process_time() - started)
-    return statistics.median(seconds)
+    seconds: list[list[float]] = [[] for _ in functions]
+    for _ in range(runs):
+        for function, own in zip(functions, seconds, strict=True):
+            started = time.process_time()
+            function()
+            own.append(time.process_time() - started)
+    return [statistics.median(own) for own in seconds]

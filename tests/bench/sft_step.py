@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 from transformers.utils.logging import disable_progress_bar
 
-from tests.bench.line import Line, median_cpu_seconds
+from tests.bench.line import Line, cpu_seconds_in_turn
 from tests.bench.memory import in_fresh_process, peak_growth
 from tests.bench.miniature import data_set
 from umer1_core.backbone.collate import Encoder
@@ -68,18 +68,18 @@ def _time() -> Iterator[Line]:
     backbone, pairs = _student(), _rows(_DIRECT)
     parallel = OneProcess(join_ranks(), SFTModule(backbone, reuse=True), lambda module: [])
 
-    def seconds(settings: StepSettings, reuse: bool = True) -> float:
+    def step(settings: StepSettings, reuse: bool = True) -> None:
         parallel.module.reuse = reuse
+        parallel.skip()
+        sft_step(parallel, backbone.ids, pairs, settings, _TEMPERATURE)
 
-        def step() -> None:
-            parallel.skip()
-            sft_step(parallel, backbone.ids, pairs, settings, _TEMPERATURE)
-
-        return median_cpu_seconds(step, runs=5)
-
-    two, direct = seconds(_TWO_PASSES), seconds(replace(_TWO_PASSES, two_pass=False))
+    two, direct, again = cpu_seconds_in_turn(
+        lambda: step(_TWO_PASSES),
+        lambda: step(replace(_TWO_PASSES, two_pass=False)),
+        lambda: step(_TWO_PASSES, reuse=False),
+        runs=7,
+    )
     yield Line(f"sft: step of {_DIRECT} pairs, two passes", two, direct, "CPU s", "direct, one graph", 1.25, False)
-    again = seconds(_TWO_PASSES, reuse=False)
     yield Line(f"sft: step of {_DIRECT} pairs, features reused", two, again, "CPU s", "tower run twice", 1.0, False)
 
 

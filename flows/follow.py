@@ -20,12 +20,12 @@ import httpx
 from rich.console import Console
 from rich.markup import escape
 
-from flows.up import DEFAULT_PORT, HOME, api_url, is_healthy, lock_root
+from flows.up import DEFAULT_PORT, HOME, api_url, is_healthy, is_up
 from schemas.recipe import Recipe
 from umer1_core.compat import PARENT_VARIABLE
 from umer1_core.console import StatusPrinter, print_summary
 from umer1_core.errors import Fatal, Umer1Error
-from umer1_core.versions import Version, is_held, list_versions, newest, recipe_at
+from umer1_core.versions import Version, list_versions, newest, recipe_at
 
 _POLL_SECONDS = 2.0
 _UP_SECONDS = 240.0
@@ -39,7 +39,7 @@ DEPLOYMENTS = {
 @contextmanager
 def ensure_up(port: int, console: Console) -> Iterator[None]:
     """Server, worker and deployments are there while the block runs; started here only when they are not."""
-    if is_held(lock_root(port), "up"):
+    if is_up(port):
         console.print(f"Using the running umer1: UI at http://127.0.0.1:{port}")
         yield
         return

@@ -49,6 +49,15 @@ def is_healthy(port: int) -> bool:
         return False
 
 
+def is_up(port: int) -> bool:
+    """Whether another `umer1 up` serves the port; one that is still starting, or ending, is waited for."""
+    while is_held(lock_root(port), "up"):
+        if is_healthy(port):
+            return True
+        time.sleep(_WAIT_SECONDS)
+    return False
+
+
 @contextlib.contextmanager
 def server_at(port: int, console: Console) -> Iterator[None]:
     """A Prefect server that answers at the port: the one that is there, or one that ends with the block. Raises
@@ -117,12 +126,12 @@ def main() -> int:
     port = parser.parse_args().port
     console = Console(soft_wrap=True, highlight=False)
     end_with_parent()
-    for ending in (signal.SIGTERM, signal.SIGHUP):  # of the first Prefect's worker takes care once it is at work
-        signal.signal(ending, lambda *_: sys.exit(0))  # the server is ended
+    for ending in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(ending, lambda *_: sys.exit(0))  # not at once, but past the blocks that end the server
     os.environ["PREFECT_API_URL"] = api_url(port)
     os.environ[PARENT_VARIABLE] = str(os.getpid())  # flow runs are this process's children and end with it
     try:
-        if _is_up(port):
+        if is_up(port):
             console.print(f"umer1 is already up: http://127.0.0.1:{port}")
             return 0
         with exclusive(lock_root(port), "up"), server_at(port, console):
@@ -140,15 +149,6 @@ def main() -> int:
     except KeyboardInterrupt:
         console.print("Stopped.")
     return 0
-
-
-def _is_up(port: int) -> bool:
-    """Whether another `umer1 up` serves the port; one that is still starting, or ending, is waited for."""
-    while is_held(lock_root(port), "up"):
-        if is_healthy(port):
-            return True
-        time.sleep(_WAIT_SECONDS)
-    return False
 
 
 def _hint(port: int) -> str:

@@ -67,5 +67,5 @@ def test_one_that_is_ending_is_waited_for(tmp_path, monkeypatch):
     holder = threading.Thread(target=hold)
     holder.start()
     time.sleep(0.2)
-    assert not up._is_up(1)
+    assert not up.is_up(1)
     holder.join()

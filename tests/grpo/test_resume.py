@@ -12,6 +12,7 @@ from tests.grpo.killed import MOMENTS, run_until
 from tests.grpo.short import SHORT, assert_equal
 from tests.grpo.table import fitted_student, pairs_of, poisons, rl_store
 from tests.training.steplog import lines, losses
+from tests.training.stopping import Stopped, never, stop_after
 from umer1_core.errors import Fatal
 from umer1_core.grpo.train import HeldOut, train
 
@@ -39,22 +40,6 @@ def changed(**values):
 
 def run(store, grpo, folder, on_progress=None):
     return train(store, grpo, fitted_student(), str(folder), HeldOut(), on_progress)
-
-
-class Stopped(Exception):
-    pass
-
-
-def stop_after(step):
-    def stop(record):
-        if record["step"] == step:
-            raise Stopped
-
-    return stop
-
-
-def never(record):
-    raise AssertionError(f"step {record['step']} was taken")
 
 
 # -- going on --------------------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from schemas.training import Training
 from tests.sft.short import SHORT
 from tests.student import cold_start_store, small_pairs
 from tests.training.steplog import lines, losses
+from tests.training.stopping import Stopped, never, stop_after
 from umer1_core.backbone.model import load_backbone
 from umer1_core.errors import Fatal
 from umer1_core.sft.optimizer import rate_factor
@@ -55,18 +56,6 @@ def test_losses_fall_and_are_logged_once_a_step(whole, place):
     assert all(line["loss"] == pytest.approx(line["disc"] + line["gen"] + line["token"], rel=1e-5) for line in log)
     assert all(line["processed_tokens"] == line["real_tokens"] > line["tokens"] and line["packs"] > 1 for line in log)
     assert json.loads((place / "whole" / "progress.json").read_text())["step"] == 8
-
-
-class Stopped(Exception):
-    pass
-
-
-def stop_after(step):
-    def stop(record):
-        if record["step"] == step:
-            raise Stopped
-
-    return stop
 
 
 def test_a_training_interrupted_twice_goes_on_along_the_same_trajectory(whole, store, place):
@@ -112,9 +101,6 @@ def test_a_resumed_training_may_use_other_packs(whole, store, place):
 
 
 def test_a_finished_training_is_not_repeated(whole, store, place):
-    def never(record):
-        raise AssertionError("a step was taken")
-
     assert train(store, SHORT, str(place / "whole"), never) == whole
 
 

@@ -37,7 +37,7 @@ from umer1_core.training.data.pair_table import Rejection
 from umer1_core.training.machine import peak_memory_gb
 from umer1_core.training.ranks import Ranks
 from umer1_core.training.watch.log import EVALUATIONS, REJECTIONS, RunLog, best_evaluation, read_lines
-from umer1_core.training.watch.slice import evaluate_slice, reasoned
+from umer1_core.training.watch.slice import look_at_slice, reasoned
 
 Progress = Callable[[dict[str, Any]], None]
 
@@ -197,8 +197,9 @@ class Trainer:
     def _score(self) -> dict[str, float]:
         records = self.data.held_out_rows()
         if self.training.objective == "dume":
-            return evaluate_slice(self.backbone, self.encoder, records, 0, mode="disc", ranks=self.ranks)
-        scores = evaluate_slice(self.backbone, self.encoder, records, self.training.evaluate_tokens, ranks=self.ranks)
+            return look_at_slice(self.backbone, self.encoder, records, 0, mode="disc", ranks=self.ranks).scores
+        tokens = self.training.evaluate_tokens
+        scores = look_at_slice(self.backbone, self.encoder, records, tokens, ranks=self.ranks).scores
         return scores | cot_sensitivity(self.backbone, self.encoder, reasoned(records)).record()
 
     # -- what is kept ------------------------------------------------------------------------------------------------

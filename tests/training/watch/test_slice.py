@@ -11,7 +11,7 @@ from umer1_core.backbone.collate import Encoder, collate
 from umer1_core.backbone.forward import hidden_states
 from umer1_core.backbone.positions import read_embeddings
 from umer1_core.retrieval import similarities
-from umer1_core.training.watch.slice import evaluate_slice, look_at_slice, reasoned
+from umer1_core.training.watch.slice import look_at_slice, reasoned
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def hits(backbone, encoder, records, name) -> list[bool]:
 
 
 def test_both_modes_are_scored_as_single_sequences_would_be(backbone, encoder, records, writes_the_token_at_once):
-    scores = evaluate_slice(backbone, encoder, records, 8, batch=5)
+    scores = look_at_slice(backbone, encoder, records, 8, batch=5).scores
     for name in ("disc", "gen"):
         expected = hits(backbone, encoder, records, name)
         assert scores[f"hit_{name}"] == pytest.approx(sum(expected) / 12)
@@ -99,14 +99,14 @@ def test_of_a_tie_the_wrong_target_is_what_was_found(backbone, encoder, records,
 
 def test_a_query_is_found_when_its_target_is_the_only_one(backbone, encoder, records, writes_the_token_at_once):
     """The negative control of the scores above: an untrained student's may all be zero."""
-    one = evaluate_slice(backbone, encoder, records[:1], 8)
+    one = look_at_slice(backbone, encoder, records[:1], 8).scores
     assert (one["hit_disc"], one["hit_gen"], one["candidates"]) == (1.0, 1.0, 1)
     (found,) = look_at_slice(backbone, encoder, records[:1], 8).found
     assert found.right and found.target == records[0]["target_key"] and math.isnan(found.margin)
 
 
 def test_a_completion_without_the_token_finds_nothing(backbone, encoder, records):
-    scores = evaluate_slice(backbone, encoder, records[:1], 2)
+    scores = look_at_slice(backbone, encoder, records[:1], 2).scores
     assert scores["gen_ok"] == 0.0, "the untrained student wrote the token, so this test would prove nothing"
     assert scores["hit_gen"] == 0.0 and scores["hit_disc"] == 1.0 and scores["hit"] == 0.5
     assert scores["oracle"] == 1.0
@@ -115,14 +115,14 @@ def test_a_completion_without_the_token_finds_nothing(backbone, encoder, records
 
 
 def test_the_discriminative_mode_generates_nothing(backbone, encoder, records):
-    scores = evaluate_slice(backbone, encoder, records, 8, mode="disc")
+    scores = look_at_slice(backbone, encoder, records, 8, mode="disc").scores
     assert scores["hit"] == scores["hit_disc"] and not any("gen" in name for name in scores)
     assert "oracle" not in scores and not look_at_slice(backbone, encoder, records[:2], 8, mode="disc").found
 
 
 def test_equal_targets_are_one_candidate_and_embedded_once(backbone, encoder, records):
     doubled = [records[0], records[1] | {name: records[0][name] for name in records[0] if name.startswith("target")}]
-    scores = evaluate_slice(backbone, encoder, doubled, 2, mode="disc")
+    scores = look_at_slice(backbone, encoder, doubled, 2, mode="disc").scores
     assert (scores["candidates"], scores["hit_disc"], scores["chance"]) == (1, 1.0, 1.0)
     assert len(reasoned(doubled)) == 3
 
@@ -131,14 +131,14 @@ def test_a_side_that_cannot_be_read_is_a_miss_and_shown_in_the_share(backbone, e
     pairs = small_pairs(tmp_path)
     (tmp_path / "red-left-128.png").write_bytes(b"no picture")
     broken = [cold_start_row(pair) for pair in pairs[:1]]
-    scores = evaluate_slice(backbone, encoder, broken, 2, mode="disc")
+    scores = look_at_slice(backbone, encoder, broken, 2, mode="disc").scores
     assert scores["disc_ok"] == 0.5 and scores["hit_disc"] == 0.0
 
 
 def test_the_models_mode_and_the_random_state_are_left_as_they_were(backbone, encoder, records):
     backbone.model.train()
     state = torch.get_rng_state()
-    evaluate_slice(backbone, encoder, records[:2], 2)
+    look_at_slice(backbone, encoder, records[:2], 2)
     still_training = backbone.model.training
     backbone.model.eval()
     assert still_training and torch.equal(torch.get_rng_state(), state)

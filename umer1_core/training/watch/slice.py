@@ -43,32 +43,16 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class SliceLook:
-    """scores: see `evaluate_slice`; sides: by key, what was made of each; found: one a record, in their order, none in
-    the mode `disc`."""
+    """scores: `hit_disc`, `hit_gen`, the same by modality (`hit_gen_image`), `hit`: the mean of the modes, by which
+    checkpoints are compared; `oracle`: the better mode of each query; `disc_ok`, `gen_ok`: shares of distinct sides
+    with an embedding; `completion_tokens`: mean per side; `queries`, `candidates`, `chance`.
+
+    sides: by key, what was made of each; found: one a record, in their order, none in the mode `disc`.
+    """
 
     scores: dict[str, float]
     sides: dict[str, SideEmbedding]
     found: tuple[Found, ...]
-
-
-def evaluate_slice(
-    backbone: Backbone,
-    encoder: Encoder,
-    records: Records,
-    max_new_tokens: int,
-    batch: int = 16,
-    mode: Mode = "both",
-    ranks: Ranks | None = None,
-) -> dict[str, float]:
-    """Scores of rows of `cold_start`; batch: sides at a time; mode `disc`: without generation, and without its scores.
-
-    ranks: processes that share the work; every one calls this with the same records, its weights whole.
-
-    `hit_disc`, `hit_gen`, the same by modality (`hit_gen_image`), `hit`: the mean of the modes, by which checkpoints
-    are compared; `oracle`: the better mode of each query; `disc_ok`, `gen_ok`: shares of distinct sides with an
-    embedding; `completion_tokens`: mean per side; `queries`, `candidates`, `chance`. Records must not be empty.
-    """
-    return look_at_slice(backbone, encoder, records, max_new_tokens, batch, mode, ranks).scores
 
 
 def look_at_slice(
@@ -80,7 +64,11 @@ def look_at_slice(
     mode: Mode = "both",
     ranks: Ranks | None = None,
 ) -> SliceLook:
-    """The same, with what the scores are of."""
+    """What a student makes of rows of `cold_start`, of which there is one at least.
+
+    batch: sides at a time; mode `disc`: without generation, and without its scores; ranks: processes that share the
+    work, every one calls this with the same records, its weights whole.
+    """
     sides = {key: Side(side_text_of_prompt(s.prompt), s.media) for key, s in distinct_sides(records).items()}
     made = _embed(backbone, encoder, sides, max_new_tokens, batch, mode, ranks or Ranks(0, 1, backbone.device))
     task = make_task([r["query_key"] for r in records], [r["target_key"] for r in records])
